@@ -1,0 +1,244 @@
+# shellcheck shell=bash disable=SC2154,SC2034 # variables are shared with demo and scenes.bash
+# The stage on which the scenes are played: a server, its clients, a clock, and a record of events.
+#
+# Every client is a build/peer with a short script. It tells what it does in lines ("B says") on one
+# pipe, the bus. We alone read the bus, stamp each line with the time and write it down; while
+# nothing comes we look at the server's CPU time. So one loop, turn(), sees all there is to see.
+
+declare -A seen=()  # when an event was, in microseconds since the scene began: seen[B echo]
+declare -A about=() # and its words, if it has any: about[B echo]="0.3 ms"
+children=()         # processes that are ours to end
+scratch=$(mktemp -d)
+events=$scratch/events
+log=/dev/null # what the server said that was started last
+
+# Opened for reading and writing, a fifo neither blocks us now nor ends when a client leaves.
+mkfifo "$scratch/bus" "$scratch/prompt"
+exec {bus}<>"$scratch/bus" {prompt}<>"$scratch/prompt"
+
+leave_stage() {
+    clear_stage
+    rm -rf "$scratch"
+}
+trap leave_stage EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+clear_stage() {
+    local pid
+    for pid in "${children[@]}"; do
+        kill -KILL "$pid" 2>/dev/null
+    done
+    # The shell would report each one that was killed.
+    wait "${children[@]}" 2>/dev/null
+    children=()
+}
+
+# ---- Time ----
+
+now() {
+    local clock=${EPOCHREALTIME/./}
+    time_now=$((clock - time_began))
+}
+
+# in_words MILLISECONDS: "0.3 ms" or "0.86 s".
+in_words() {
+    awk -v ms="$1" 'BEGIN {
+        if (ms < 0.1)
+            print "< 0.1 ms"
+        else if (ms < 99.95)
+            printf "%.1f ms\n", ms
+        else
+            printf "%.2f s\n", ms / 1000
+    }'
+}
+
+# ---- The server ----
+
+# start_server STAGE [OPTION...]: sets server to its process and port to its port.
+start_server() {
+    local program=build/$1/server line="" tries
+    shift
+    log=$(mktemp "$scratch/log.XXXXXX")
+    "$program" "$@" 0 >"$log" 2>&1 {bus}>&- {prompt}>&- </dev/null &
+    server=$!
+    children+=("$server")
+    for ((tries = 0; tries < 500; tries++)); do
+        read -r line <"$log"
+        port=${line##* port }
+        [[ $line == "starting up on "* && $port =~ ^[0-9]+$ ]] && return
+        kill -0 "$server" 2>/dev/null || break
+        sleep 0.01
+    done
+    complaint="$program did not start: ${line:-it said nothing}"
+}
+
+# CPU time of a process in nanoseconds, over all threads: what it had in cpu_had, what it wanted in
+# cpu_wanted. The difference is time it stood in line for a core that others had: the second number
+# in /proc/PID/schedstat, see proc(5).
+look_at_cpu() {
+    local file ran stood
+    cpu_had=0 cpu_wanted=0
+    for file in /proc/"$1"/task/*/schedstat; do
+        read -r ran stood _ <"$file" || continue
+        ((cpu_had += ran, cpu_wanted += ran + stood))
+    done 2>/dev/null
+}
+
+# ---- The clients ----
+
+# client NAME STEP...: plays the steps (build/peer -h lists them).
+client() {
+    local name=$1
+    shift
+    build/peer -t 10 "$port" "@$name" "$@" >&"$bus" 2>&1 {bus}>&- {prompt}>&- </dev/null &
+    children+=("$!")
+}
+
+# The same for a client that does what we tell() it when the time has come. There can be one.
+prompted_client() {
+    local name=$1
+    shift
+    build/peer -t 10 "$port" "@$name" "$@" - >&"$bus" 2>&1 <&"$prompt" {bus}>&- {prompt}>&- &
+    children+=("$!")
+}
+
+tell() {
+    echo "$*" >&"$prompt"
+}
+
+# idle_clients N: they connect, and then say nothing.
+idle_clients() {
+    unset 'seen[idle connected]'
+    client "idle1..$1" connect say "idle connected" hold
+    watch_until "idle connected"
+}
+
+# The kernel connects clients before the server has accepted them, and the server accepts in order:
+# so when a newcomer has its echo, all before it have been accepted.
+wait_for_accept() {
+    unset 'seen[newcomer leaves]'
+    client newcomer connect exchange 1 close say "newcomer leaves"
+    watch_until "newcomer leaves"
+}
+
+# ---- The scene ----
+
+# open_stage STAGE [OPTION...]: with that stage's server, and nobody there yet.
+open_stage() {
+    seen=()
+    about=()
+    elapsed=""
+    complaint="" # what went wrong, and so nothing waits any more
+    broken=0     # it has been said
+    cpu_share=0 cpu_wish=0
+    half_line=""
+    while read -r -t 0.001 -u "$bus" _; do
+        : # what clients of the last scene said when they were ended
+    done
+    start_server "$@"
+    begin_scene ""
+}
+
+# begin_scene NAMES: the clock and the picture begin now. The picture has a row for each name;
+# without names there is none.
+begin_scene() {
+    rows=$1
+    : >"$events"
+    time_began=${EPOCHREALTIME/./}
+    last_drawn=0
+    drawn_lines=0
+    note_cpu
+}
+
+# record WHO WHAT [WORDS]
+record() {
+    now
+    echo "$time_now $1 $2 ${3:-}" >>"$events"
+    seen["$1 $2"]=$time_now
+    about["$1 $2"]=${3:-}
+}
+
+# A line from a client. B alone measures times; it says next what the time was of.
+hear() {
+    local who=${1%% *} what=${1#* }
+
+    case $1 in
+    ok) ;; # a client has done what it was told
+    "elapsed "*) elapsed=$(in_words "${1//[^0-9.]/}") ;;
+    peer:*)
+        complaint=${complaint:-$1}
+        kill -0 "$server" 2>/dev/null || complaint+=" (the server had ended)"
+        ;;
+    "B "*)
+        record "$who" "$what" "$elapsed"
+        elapsed=""
+        ;;
+    *) record "$who" "$what" ;;
+    esac
+}
+
+note_cpu() {
+    look_at_cpu "$server"
+    record server cpu "$cpu_wanted"
+    last_look=$time_now
+}
+
+# One turn of the loop: an event, or a fiftieth of a second without one.
+turn() {
+    local line
+    # The time may be over in the middle of a line: its beginning is kept.
+    if IFS= read -r -t 0.02 -u "$bus" line; then
+        hear "$half_line$line"
+        half_line=""
+    else
+        half_line+=$line
+    fi
+    now
+    if ((time_now - last_look >= 20000)); then
+        note_cpu
+    fi
+    if [[ -n $rows ]] && ((live && time_now - last_drawn >= 100000)); then
+        draw
+        last_drawn=$time_now
+    fi
+}
+
+# watch_for MILLISECONDS
+watch_for() {
+    now
+    local until=$((time_now + $1 * 1000))
+    while ((time_now < until)) && [[ -z $complaint ]]; do
+        turn
+    done
+}
+
+# watch_until "WHO WHAT": until that has happened. Once something went wrong nothing waits any more.
+watch_until() {
+    now
+    local until=$((time_now + 10000000))
+    while [[ -z ${seen[$1]:-} && -z $complaint ]]; do
+        turn
+        if ((time_now > until)); then
+            complaint="10 seconds went by without \"$1\""
+        fi
+    done
+}
+
+end_scene() {
+    watch_for 100
+    if [[ -n $rows && -n ${seen[A says]:-} ]]; then
+        draw
+    fi
+    clear_stage
+}
+
+# The picture so far, over the one before.
+draw() {
+    if ((drawn_lines > 0)); then
+        printf '\033[%dA' "$drawn_lines"
+    fi
+    awk -v rows="$rows" -v utf8="$utf8" -v colour="$colour" -v live="$live" \
+        -f tests/demo/draw.awk "$events"
+    drawn_lines=$(($(wc -w <<<"$rows") + 2))
+}
