@@ -4,9 +4,9 @@
  *     ./server -t 1 -i 10         in another window: ./client, or nc 127.0.0.1 10000
  *
  * Watch for: the wait of 05 lasted until something happened. Now it lasts until the nearest
- * deadline at most: of the other work, due every -t seconds however busy we are, and of the client
- * who has been without progress for longest, who is closed after -i seconds. He stands at the head
- * of a list, so that finding him costs the same among ten and among ten thousand.
+ * deadline at most: that of the other work, due every -t seconds however busy we are, or that of
+ * the client that has been without progress for longest, to be closed after -i seconds. It stands
+ * at the head of a list, so that to find it costs the same among ten and among ten thousand.
  *
  * Left out on purpose: a thread for work that takes long. It would still hold up everybody here;
  * callbacks.c in 05-epoll and threads.c in 01-blocking show what helps.
