@@ -1,0 +1,50 @@
+#!/usr/bin/env bats
+# The walkthroughs tell the truth: their transcripts happen, their excerpts stand in the programs,
+# their steps are the tests.
+
+cd "$BATS_TEST_DIRNAME/.." || exit
+
+# each_walkthrough COMMAND...: runs it on every NN-stage/README.md; fails if it does for any.
+each_walkthrough() {
+    local readme status=0
+    for readme in 0[1-6]-*/README.md; do
+        "$@" "$readme" || status=1
+    done
+    return $status
+}
+
+# same_steps README: its headings "### 03.4 ..." are the names of the tests, in their order.
+same_steps() {
+    local stage=${1%/README.md}
+    diff --label "headings of $1" --label "tests of tests/$stage.bats" --unified=0 \
+        <(sed -n 's/^### \([0-9][0-9]\.[0-9].*\)/\1/p' "$1") \
+        <(sed -n 's/^@test "\(.*\)" {$/\1/p' "tests/$stage.bats")
+}
+
+same_chapters() {
+    diff --label "what a walkthrough has" --label "$1" --unified=0 - <(sed -n 's/^## //p' "$1" | grep -v '\.c: ') <<'END'
+The idea
+New calls
+Run it
+Read it
+Steps
+Mistakes
+Still wrong
+END
+}
+
+@test "docs.1 Every transcript in a walkthrough happens just so" {
+    each_walkthrough tests/lib/transcripts
+}
+
+@test "docs.2 Every excerpt in a walkthrough stands in its program, word for word" {
+    each_walkthrough tests/lib/excerpts
+}
+
+@test "docs.3 Every step of a walkthrough is a test, and every test a step" {
+    each_walkthrough same_steps
+}
+
+@test "docs.4 Every walkthrough has the same chapters, in the same order" {
+    each_walkthrough same_chapters
+}
