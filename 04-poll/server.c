@@ -47,7 +47,7 @@ static nfds_t watched_count;            /* entries in it; their order means noth
 static struct connection **connections; /* by descriptor: connections[c->fd] is c */
 static nfds_t capacity;                 /* of both arrays: descriptors below this have room */
 
-static double accept_again_at; /* out of descriptors: when to try again, in seconds(); or 0 */
+static double accept_again_at; /* out of descriptors: when to try again, in seconds() */
 static bool quiet;             /* -q: not a word about single clients */
 
 /* A line about a client. With -q its arguments are not even evaluated. */
@@ -172,8 +172,8 @@ static bool wants_write(const struct connection *c) {
     return c->queue != NULL;
 }
 
-/* Has poll() watch fd for reading, on behalf of c. Returns -1, with errno set, if there is no
- * memory for that. */
+/* Has poll() watch fd for reading, on behalf of c. The new entry's revents are 0, so the loop that
+ * is under way passes over it. Returns -1, with errno set, if there is no memory. */
 static int watch(int fd, struct connection *c) {
     if ((nfds_t)fd >= capacity) {
         nfds_t larger = 2 * (nfds_t)fd + 2;
@@ -204,7 +204,8 @@ static void watch_again(const struct connection *c) {
         watched[c->slot].events |= POLLOUT;
 }
 
-/* Takes c out of the array. The last entry moves into the gap. */
+/* Takes c out of the array. The last entry moves into the gap (and if that is c, the gap is the
+ * end). */
 static void unwatch(const struct connection *c) {
     struct pollfd last = watched[--watched_count];
 
@@ -219,14 +220,16 @@ static void close_connection(struct connection *c, const char *why, int error) {
     close(c->fd);
     free(c->queue);
     free(c);
-    accept_again_at = 0; /* now there is a descriptor to be had */
+    if (accept_again_at > seconds())
+        accept_again_at = seconds(); /* now there is a descriptor to be had */
 }
 
 /* There is no descriptor, or no memory, for one more client: accept(2). It stays in the backlog, and
  * the listener stays ready; so we must look away for a while, or we would try and fail as fast as
  * the machine can. */
 static void pause_accepting(void) {
-    if (accept_again_at == 0)
+    /* Said once. When a client has left, and others still wait, it is no news. */
+    if (seconds() > accept_again_at + 1)
         fprintf(stderr,
                 "out of descriptors: accept: %s; "
                 "trying again when a client leaves, or in a second\n",
@@ -247,7 +250,6 @@ static void accept_connection(int listener) {
             say("accept: %s\n", strerror(errno)); /* a client that failed before we met it */
         return;
     }
-    accept_again_at = 0;
 
     struct connection *c = calloc(1, sizeof *c);
     if (c == NULL || set_nonblocking(fd) == -1 || watch(fd, c) == -1) {

@@ -34,7 +34,7 @@
 #include <unistd.h>
 
 enum {
-    BACKLOG = 1024,          /* clients that the kernel may connect for us ahead of accept() */
+    BACKLOG = 4096,          /* clients that the kernel may connect for us ahead of accept() */
     BUFFER_SIZE = 64 * 1024, /* bytes that one recv() may bring: the most we owe one client */
     SHOWN_MAX = 48,          /* bytes of a message that a line of the log shows */
     NAME_SIZE = 80,          /* room for "[address]:port" */

@@ -30,7 +30,7 @@
 #include <unistd.h>
 
 enum {
-    BACKLOG = 1024,          /* clients that the kernel may connect for us ahead of accept() */
+    BACKLOG = 4096,          /* clients that the kernel may connect for us ahead of accept() */
     BUFFER_SIZE = 64 * 1024, /* bytes that one recv() may bring: the most we owe one client */
     SHOWN_MAX = 48,          /* bytes of a message that a line of the log shows */
     NAME_SIZE = 80,          /* room for "[address]:port" */
@@ -55,7 +55,7 @@ static int epoll; /* the descriptor of the kernel's list */
 static struct connection *list; /* of our own: those who are ready for what they wait for */
 static bool clients_wait;       /* the listener was ready, and no EAGAIN has taken that back */
 
-static double accept_again_at; /* out of descriptors: when to try again, in seconds(); or 0 */
+static double accept_again_at; /* out of descriptors: when to try again, in seconds() */
 static bool quiet;             /* -q: not a word about single clients */
 
 /* A line about a client. With -q its arguments are not even evaluated. */
@@ -215,14 +215,16 @@ static void close_connection(struct connection *c, const char *why, int error) {
     close(c->fd); /* and so the kernel forgets it */
     free(c->queue);
     free(c);
-    accept_again_at = 0; /* now there is a descriptor to be had */
+    if (accept_again_at > seconds())
+        accept_again_at = seconds(); /* now there is a descriptor to be had */
 }
 
 /* There is no descriptor, or no memory, for one more client: accept(2). It stays in the backlog, and
  * nothing will remind us of it; so we must try again by ourselves, though not as fast as the machine
  * can. */
 static void pause_accepting(void) {
-    if (accept_again_at == 0)
+    /* Said once. When a client has left, and others still wait, it is no news. */
+    if (seconds() > accept_again_at + 1)
         fprintf(stderr,
                 "out of descriptors: accept: %s; "
                 "trying again when a client leaves, or in a second\n",
@@ -246,7 +248,6 @@ static void accept_connection(int listener) {
             say("accept: %s\n", strerror(errno)); /* a client that failed before we met it */
         return;
     }
-    accept_again_at = 0;
 
     struct connection *c = calloc(1, sizeof *c);
     if (c == NULL || set_nonblocking(fd) == -1) {

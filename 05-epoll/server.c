@@ -45,7 +45,7 @@ struct connection {
 
 static int epoll; /* the descriptor of the kernel's list */
 
-static double accept_again_at; /* out of descriptors: when to try again, in seconds(); or 0 */
+static double accept_again_at; /* out of descriptors: when to try again, in seconds() */
 static bool quiet;             /* -q: not a word about single clients */
 
 /* A line about a client. With -q its arguments are not even evaluated. */
@@ -200,14 +200,16 @@ static void close_connection(struct connection *c, const char *why, int error) {
     close(c->fd); /* and so the kernel forgets it */
     free(c->queue);
     free(c);
-    accept_again_at = 0; /* now there is a descriptor to be had */
+    if (accept_again_at > seconds())
+        accept_again_at = seconds(); /* now there is a descriptor to be had */
 }
 
 /* There is no descriptor, or no memory, for one more client: accept(2). It stays in the backlog, and
  * the listener stays ready; so we must look away for a while, or we would try and fail as fast as
  * the machine can. */
 static void pause_accepting(void) {
-    if (accept_again_at == 0)
+    /* Said once. When a client has left, and others still wait, it is no news. */
+    if (seconds() > accept_again_at + 1)
         fprintf(stderr,
                 "out of descriptors: accept: %s; "
                 "trying again when a client leaves, or in a second\n",
@@ -228,7 +230,6 @@ static void accept_connection(int listener) {
             say("accept: %s\n", strerror(errno)); /* a client that failed before we met it */
         return;
     }
-    accept_again_at = 0;
 
     struct connection *c = calloc(1, sizeof *c);
     if (c == NULL || set_nonblocking(fd) == -1) {

@@ -44,7 +44,7 @@ struct connection {
 
 static struct connection *connections; /* all of them, the newest first */
 
-static double accept_again_at; /* out of descriptors: when to try again, in seconds(); or 0 */
+static double accept_again_at; /* out of descriptors: when to try again, in seconds() */
 static bool quiet;             /* -q: not a word about single clients */
 static double patience = 1;    /* -t: seconds that select() may sleep, or 0: for ever */
 
@@ -193,14 +193,16 @@ static void close_connection(struct connection *c, const char *why, int error) {
     close(c->fd);
     free(c->queue);
     free(c);
-    accept_again_at = 0; /* now there is a descriptor to be had */
+    if (accept_again_at > seconds())
+        accept_again_at = seconds(); /* now there is a descriptor to be had */
 }
 
 /* There is no descriptor, or no memory, for one more client: accept(2). It stays in the backlog, and
  * the listener stays ready; so we must look away for a while, or we would try and fail as fast as
  * the machine can. */
 static void pause_accepting(void) {
-    if (accept_again_at == 0)
+    /* Said once. When a client has left, and others still wait, it is no news. */
+    if (seconds() > accept_again_at + 1)
         fprintf(stderr,
                 "out of descriptors: accept: %s; "
                 "trying again when a client leaves, or in a second\n",
@@ -221,7 +223,6 @@ static void accept_connection(int listener) {
             say("accept: %s\n", strerror(errno)); /* a client that failed before we met it */
         return;
     }
-    accept_again_at = 0;
 
     struct connection *c = calloc(1, sizeof *c);
     if (c == NULL || set_nonblocking(fd) == -1) {
@@ -354,6 +355,7 @@ static void serve(int listener) {
         if (ready == 0 && accepting)
             say("timed out, do some other work here\n");
 
+        /* First: later a number in the sets may be that of a newcomer, and they speak of the old. */
         if (FD_ISSET(listener, &readable))
             accept_connection(listener);
         for (struct connection *c = connections, *next; c != NULL; c = next) {
