@@ -1,0 +1,1101 @@
+#!/usr/bin/env bash
+#
+# helper.bash: what the tests of all stages stand on. A test file begins with
+#
+#     load lib/helper
+#
+# and needs no setup or teardown of its own. A test reads like this:
+#
+#     @test "01.6 A client that half-closes gets all of its echo" {
+#         expected "64 KiB of echo, then end of file"
+#         because "recv() that returns 0 ends one direction only"
+#         start_server
+#         peer connect send-bytes 64K shutdown expect-bytes 64K eof
+#     }
+#
+# THE RULES
+#   - Nothing sleeps and hopes. Every wait is for one thing, until one deadline: 5 s, which the
+#     environment's SLOW stretches (SLOW=3, SLOW=1.5).
+#   - Whatever fails here ends the test, with the block that says what was expected, what came
+#     instead, why that may be, and what to read. So no call needs `|| return`. Calls that a test
+#     makes in a subshell (`$(...)`, a pipe) cannot do that: results come in variables.
+#   - At its end every test looks at its server once more: alive, its sockets closed, its CPU at
+#     rest, nothing from a sanitizer. Then it is killed, as all that the test has started.
+#
+# WHAT IS TESTED
+#   SERVER, CLIENT  command lines ("./mine", "python3 server.py"); by default the programs of the
+#                   stage of the test file, or of STAGE (STAGE=03). Built when out of date.
+#   $stage          its number, 01 to 06, whatever file the test stands in
+#
+# WHAT TO SAY BEFORE YOU ACT
+#   expected TEXT            what must happen (default: the name of the step)
+#   because TEXT             the likely cause when it does not
+#   fail_with GOT [LINE...]  ends the test: GOT is what came instead
+#
+# THE SERVER
+#   start_server [OPTION]... [ARGUMENT]...   with the arguments given (default: 0, any free port);
+#       ready when its first line has come. Sets $server_pid $host $port $server_log.
+#       --faults RULES       preloads build/faults.so: see tests/lib/faults.c
+#       --open-files N       under `ulimit -n N` (skips the test where that is not allowed)
+#       --env NAME=VALUE     with this in its environment
+#       --program COMMAND    another program than SERVER, for companions
+#   run_server [OPTION]... [ARGUMENT]...     a start that must end by itself: waits, sets
+#       $server_status and $server_log. Fails when it starts up instead.
+#   stop_server [SIGNAL]     sends it (KILL), waits for the end, sets $server_status (137: killed
+#                            by SIGKILL) and $server_end ("was killed by SIGKILL")
+#   signal_server SIGNAL     sends it and goes on. STOP waits until it has stopped.
+#   server_ends [STATUS]     waits until it ends by itself, with this exit status (0)
+#   server_is_alive          fails when it has ended
+#   server_sleeps [MS]       fails when its threads use more than a fifth of a core, all
+#                            together, in a window of so many ms (100); looks up to five times.
+#                            Never fails in stage 02, whose subject that is.
+#   server_burns MS          fails when they use less than half of one
+#   wait_for_log TEXT [N]    waits until TEXT has stood in its log N times (1)
+#   log_lacks TEXT           fails when it does stand there now
+#   wait_until WHAT COMMAND...   waits until COMMAND succeeds; WHAT is how the block calls it
+#                            ("its sockets to be closed"). COMMAND must not fork: see below.
+#   faults_reached CALL...   skips the test when faults.so does not see these calls of the server
+#                            (static, another run-time). After the calls were made.
+#
+# MEASURES: each sets REPLY, never forks, and can be used while waiting
+#   fd_count                 descriptors that the server has open
+#   socket_count             those that are sockets
+#   cpu_time                 microseconds that its threads have run or waited for a core
+#   run_time                 the same without the waiting
+#   memory [FIELD]           KiB, of /proc/PID/status: VmRSS (default), RssAnon, VmHWM
+#   wakeups                  how often its threads have gone to sleep
+#   doing PID                "is blocked in recv on fd 4"
+#   fault_hits CALL          how often faults.so has struck; fault_calls CALL: how often it could
+#   now                      microseconds, for a stopwatch
+#   nap [SECONDS]            0.01; REPLY stays as it is
+#
+# CLIENTS THAT A TEST PLAYS (build/peer -h lists the steps)
+#   peer STEP...             a whole script, as a client of the server. Its output: $peer_out (a
+#                            file). When it fails, so does the test: with the server's death, or
+#                            the call that it hangs in, or else what the peer saw.
+#   peer -t SECONDS STEP...  with another deadline for each step
+#   tell STEP...             the same in a conversation: the peer stays, with its connections,
+#                            and comes back after each `tell`. So you can look at the server in
+#                            between. Ends with the test, or by `tell_no_more`. A step's TEXT
+#                            may hold blanks. Sets $told: the last line that a step printed.
+#   peer_says TEXT           fails when the output of the last `peer` lacks TEXT
+#   peer_figure NAME         REPLY = the number in its last line "NAME 12.3 ms", in microseconds
+#
+# PROGRAMS ON THE OTHER SIDE: the client under test, and a server that a test plays
+#   serve STEP...            `peer -l` in the background; sets $port. `serve -b hold` refuses,
+#                            `serve -f hold` gives no answer to connects.
+#   serve_ends               waits until its script is done; fails when a step did not hold
+#   start_client [OPTION]... [ARGUMENT]...   CLIENT, with the arguments given and no others.
+#       --faults RULES, --env NAME=VALUE, --open-files N, --program COMMAND: as above
+#       --input FILE         its standard input (default /dev/null)
+#       Sets $client_pid $client_out $client_err.
+#   client_ends STATUS       waits until it ends; fails when not with this exit status
+#   run_client STATUS [OPTION]... [ARGUMENT]...   both
+#   client_prints TEXT       fails when its standard output lacks TEXT
+#   client_complains TEXT    fails when its standard error lacks TEXT; "*" stands for anything
+#   build_program STAGE/NAME [FLAG]...   builds a companion when out of date; REPLY = its path
+#
+# POSIX sh would not do: no naps without a fork, no arrays. bash 4.4 or newer.
+
+# shellcheck disable=SC2034 # the tests use what is set here
+
+tests_directory=$(cd "${BASH_SOURCE[0]%/*}/.." && pwd)
+course=${tests_directory%/*}
+build=$course/build
+
+# ---- What is tested --------------------------------------------------------------------------
+
+# Sets $stage and the commands, from SERVER, CLIENT, STAGE and the name of the test file.
+choose_programs() {
+    local number=${STAGE:-${BATS_TEST_FILENAME##*/}}
+    local directory
+
+    stage=${number%%-*}
+    directory=$(cd "$course/$stage"-*/ 2>/dev/null && pwd) || directory=$course/$stage
+    stage_directory=${directory##*/}
+    read -r -a server_command <<<"${SERVER:-$build/$stage_directory/server}"
+    read -r -a client_command <<<"${CLIENT:-$build/$stage_directory/client}"
+
+    # bats notes where it is before every command, for its message when one fails. Not in here:
+    # a failure is then reported at the line of the test, and the tests take half the time.
+    bats_add_debug_exclude_path "$tests_directory/lib"
+}
+
+# compile OUTPUT SOURCE [FLAG]...: when it is missing or older than its source. Two test files may
+# do so at the same time: each makes its own, and the last mv wins.
+compile() {
+    local output=$1 source=$2
+
+    shift 2
+    [[ -e $source && ! $output -nt $source ]] || return 0
+    mkdir -p "${output%/*}"
+    "${CC:-cc}" -O2 -o "$output.$$" "$source" "$@" && mv -f "$output.$$" "$output"
+}
+
+build_program() {
+    REPLY=$build/$1
+    compile "$REPLY" "$course/$1.c" "${@:2}" || fail_with "$1.c does not compile"
+}
+
+setup_file() {
+    compile "$build/peer" "$tests_directory/lib/peer.c" || return
+    compile "$build/faults.so" "$tests_directory/lib/faults.c" -fPIC -shared -ldl || return
+    choose_programs
+    if [[ -z ${SERVER-} ]]; then
+        compile "$build/$stage_directory/server" "$course/$stage_directory/server.c" || return
+    fi
+    if ! type -P "${server_command[0]}" >/dev/null; then
+        echo "SERVER cannot be run: there is no program \"${server_command[0]}\""
+        return 1
+    fi
+}
+
+# ---- Time ------------------------------------------------------------------------------------
+
+now() {
+    REPLY=${EPOCHREALTIME//[!0-9]/}
+}
+
+# `sleep` would be a process. Nobody ever writes to this pipe. (What read leaves in REPLY would
+# be nothing; so it gets a name of its own.)
+nap() {
+    local nothing
+
+    [[ -n ${nap_fd-} ]] || exec {nap_fd}<> <(:)
+    read -r -t "${1:-0.01}" -u "$nap_fd" nothing || :
+}
+
+# stretch MICROSECONDS: REPLY = so many, times SLOW
+stretch() {
+    local slow=${SLOW:-1} fraction=000
+
+    if [[ $slow == *.* ]]; then
+        fraction=${slow#*.}000
+    fi
+    REPLY=$(($1 * (10#0${slow%%.*} * 1000 + 10#${fraction:0:3}) / 1000))
+}
+
+# await COMMAND...: until it succeeds. Fails at the deadline, or when the server ends before: with
+# $awaited = "deadline" or "server".
+await() {
+    local deadline
+
+    stretch 5000000
+    deadline=$((REPLY + ${EPOCHREALTIME//[!0-9]/}))
+    until "$@"; do
+        if [[ -n $server_pid ]] && ! is_running "$server_pid"; then
+            "$@" && return
+            awaited=server
+            return 1
+        fi
+        if ((${EPOCHREALTIME//[!0-9]/} > deadline)); then
+            awaited=deadline
+            return 1
+        fi
+        nap
+    done
+}
+
+wait_until() {
+    local what=$1
+
+    shift
+    await "$@" && return
+    if [[ $awaited == server ]]; then
+        reap_server
+        fail_with "the server $server_end, while the test waited for $what"
+    fi
+    if [[ -n $server_pid ]]; then
+        doing "$server_pid"
+        fail_with "waited in vain for $what" "the server $REPLY"
+    fi
+    fail_with "waited in vain for $what"
+}
+
+# ---- Processes -------------------------------------------------------------------------------
+
+# Everything that the test starts is in here, until it has ended.
+children=()
+
+# A child of ours that has ended is a zombie until we wait for it. $state is its state letter.
+is_running() {
+    local line
+
+    state=Z
+    read -r line 2>/dev/null <"/proc/$1/stat" || return 1
+    line=${line##*) }
+    state=${line%% *}
+    [[ $state != [ZX] ]]
+}
+
+has_ended() {
+    ! is_running "$1"
+}
+
+is_stopped() {
+    is_running "$1" && [[ $state == T ]]
+}
+
+# In a child, before exec: bats waits for whoever holds its descriptors.
+close_descriptors() {
+    local fd
+
+    for fd in /proc/"$BASHPID"/fd/*; do
+        fd=${fd##*/}
+        if ((fd > 2 && fd != 255)); then
+            eval "exec $fd>&-"
+        fi
+    done
+}
+
+# launch INPUT OUTPUT ERRORS: starts "${command[@]}" with "${settings[@]}" (NAME=VALUE...) in the
+# background, and sets $launched. Its signals are those of a program that was started by hand: a
+# command that a script starts with & ignores SIGINT, and some runners let their children ignore
+# SIGPIPE. As the leader of a process group it can be ended with its own children (SERVER may be a
+# script).
+launch() {
+    set -m
+    (become_command) <"$1" >>"$2" 2>>"$3" &
+    launched=$!
+    set +m
+    children+=("$launched")
+}
+
+become_command() {
+    close_descriptors
+    if [[ -n $open_files ]]; then
+        ulimit -n "$open_files" || exit 1
+    fi
+    exec env --default-signal=PIPE,INT,QUIT "${settings[@]}" "${command[@]}"
+}
+
+# Sets $command, $settings, $open_files and $input from the options, and $arguments from the rest.
+take_options() {
+    settings=()
+    open_files=
+    input=/dev/null
+    while [[ ${1-} == --* ]]; do
+        case $1 in
+        --faults)
+            settings+=("FAULTS=$2" "FAULTS_COUNTS=$BATS_TEST_TMPDIR/faults" "LD_PRELOAD=$build/faults.so"
+                "ASAN_OPTIONS=verify_asan_link_order=0${ASAN_OPTIONS+:$ASAN_OPTIONS}")
+            ;;
+        --open-files)
+            open_files=$2
+            if ! (ulimit -n "$open_files") 2>/dev/null; then
+                skip "ulimit -n $open_files is not allowed here (the limit is $(ulimit -Hn))"
+            fi
+            ;;
+        --env) settings+=("$2") ;;
+        --program) read -r -a command <<<"$2" ;;
+        --input) input=$2 ;;
+        *) fail_with "the test itself is wrong: unknown option $1" ;;
+        esac
+        shift 2
+    done
+    arguments=("$@")
+}
+
+# end_child PID: kills it with its children and waits for it. $child_status is how it ended.
+end_child() {
+    {
+        kill -KILL -- "-$1" || kill -KILL "$1" || :
+        reap "$1"
+    } 2>/dev/null
+}
+
+# reap PID: waits for a child that has ended or is about to. (bash tells of a violent death on
+# standard error, at its next command: so that one is in here too.)
+reap() {
+    local i
+
+    child_status=0
+    {
+        wait "$1" || child_status=$?
+        :
+    } 2>/dev/null
+    for i in "${!children[@]}"; do
+        if [[ ${children[i]} == "$1" ]]; then
+            unset "children[i]"
+        fi
+    done
+}
+
+# end_text STATUS: REPLY = "was killed by SIGPIPE" or "exited with status 1". (A shell cannot tell
+# the first from an exit(141); nor need we.)
+end_text() {
+    if (($1 > 128 && $1 < 193)); then
+        REPLY="was killed by SIG$(kill -l "$1")"
+    else
+        REPLY="exited with status $1"
+    fi
+}
+
+# doing PID: REPLY = "is blocked in recv on fd 4". From /proc/PID/syscall: the number of the call
+# and its arguments. Only a process's forebear may read it on many machines, so we read it here and
+# not in a child. Where we may not, /proc/PID/wchan names the kernel's own function.
+doing() {
+    local number first
+
+    REPLY="is running, in no call that waits"
+    is_running "$1" || {
+        REPLY="has ended"
+        return 0
+    }
+    if [[ $state == T ]]; then
+        REPLY="is stopped"
+        return 0
+    fi
+    if [[ $state != [SD] ]]; then
+        return 0
+    fi
+    if ! read -r number first _ 2>/dev/null <"/proc/$1/syscall"; then
+        number=
+        read -r number 2>/dev/null <"/proc/$1/wchan" || :
+        REPLY="is asleep in the kernel${number:+ (in $number)}"
+        return 0
+    fi
+    if [[ $number != [0-9]* ]]; then
+        return 0
+    fi
+    call_name "$number"
+    case $REPLY in
+    accept | connect | recv | send | read | write | epoll_wait)
+        REPLY="is blocked in $REPLY on fd $((first))"
+        ;;
+    *) REPLY="is blocked in $REPLY" ;;
+    esac
+}
+
+# call_name NUMBER: REPLY = the name under which a program calls it
+call_name() {
+    case $HOSTTYPE-$1 in
+    x86_64-43 | x86_64-288 | aarch64-202 | aarch64-242) REPLY=accept ;;
+    x86_64-42 | aarch64-203) REPLY=connect ;;
+    x86_64-45 | x86_64-47 | aarch64-207 | aarch64-212) REPLY=recv ;;
+    x86_64-44 | x86_64-46 | aarch64-206 | aarch64-211) REPLY=send ;;
+    x86_64-0 | x86_64-19 | aarch64-63 | aarch64-65) REPLY="read" ;;
+    x86_64-1 | x86_64-20 | aarch64-64 | aarch64-66) REPLY="write" ;;
+    x86_64-23 | x86_64-270 | aarch64-72) REPLY=select ;;
+    x86_64-7 | x86_64-271 | aarch64-73) REPLY=poll ;;
+    x86_64-232 | x86_64-281 | x86_64-441 | aarch64-22 | aarch64-441) REPLY=epoll_wait ;;
+    x86_64-202 | aarch64-98) REPLY="futex (waiting for a thread)" ;;
+    x86_64-35 | x86_64-230 | aarch64-101 | aarch64-115) REPLY="sleep" ;;
+    x86_64-61 | aarch64-260) REPLY="wait" ;;
+    x86_64-34) REPLY=pause ;;
+    *) REPLY="system call $1" ;;
+    esac
+}
+
+# ---- The server ------------------------------------------------------------------------------
+
+server_pid='' # empty: none is running, or none that should be
+server_log='' # its stdout and stderr
+
+launch_server() {
+    command=("${server_command[@]}")
+    take_options "$@"
+    server_log=$BATS_TEST_TMPDIR/server.log
+    : >"$server_log"
+    command+=("${arguments[@]-$default_port}")
+    launch "$input" "$server_log" "$server_log"
+    server_pid=$launched
+}
+
+# The first line may come on stdout or on stderr, and after others (a run-time's warnings).
+has_started_up() {
+    local line
+
+    while read -r line; do
+        if [[ $line =~ ^starting\ up\ on\ ([^ ]+)\ port\ ([0-9]+) ]]; then
+            host=${BASH_REMATCH[1]}
+            port=${BASH_REMATCH[2]}
+            return 0
+        fi
+    done <"$server_log"
+    return 1
+}
+
+start_server() {
+    default_port=0 launch_server "$@"
+    if await has_started_up; then
+        socket_count
+        sockets_at_start=$REPLY
+        return
+    fi
+    if [[ $awaited == server ]]; then
+        if [[ -z $expected_text ]]; then
+            expected "the server to start"
+            because "its log may say more; or run it by hand"
+        fi
+        reap_server
+        fail_with "the server $server_end before its first line came"
+    fi
+    expected "the server to print \"starting up on HOST port N\" as its first line"
+    listening_port
+    if [[ -n $REPLY ]]; then
+        because "output into a file stays in a buffer until it is full: setvbuf(), fflush()"
+        fail_with "it IS listening on port $REPLY, but the line never arrived"
+    fi
+    because "the tests learn the port from that line, on stdout or stderr"
+    doing "$server_pid"
+    fail_with "no such line; the server $REPLY"
+}
+
+run_server() {
+    launch_server "$@"
+    if await has_ended_or_started; then
+        if has_ended "$server_pid"; then
+            reap_server
+            return
+        fi
+        fail_with "the server starts up all the same"
+    fi
+    doing "$server_pid"
+    fail_with "the server did not end: it $REPLY"
+}
+
+# A line that came and was not true does not count: the server may be about to end.
+has_ended_or_started() {
+    has_ended "$server_pid" && return
+    has_started_up && listening_port && [[ -n $REPLY ]]
+}
+
+# listening_port: REPLY = a port on which the server listens though it has not said so, or nothing.
+# /proc/net/tcp lists every listening socket (state 0A) by inode. Slow; for a failure only.
+listening_port() {
+    local inodes
+
+    inodes=$(readlink /proc/"$server_pid"/fd/* | awk -F'[][]' '/^socket/ { print $2 }' || :)
+    REPLY=$(cat /proc/net/tcp /proc/net/tcp6 2>/dev/null | awk -v inodes="$inodes" '
+        BEGIN { count = split(inodes, list); for (i = 1; i <= count; i++) mine[list[i]] = 1 }
+        $4 == "0A" && $10 in mine && port == "" { port = $2; sub(/.*:/, "", port) }
+        END { print port }' || :)
+    if [[ -n $REPLY ]]; then
+        REPLY=$((16#$REPLY))
+    fi
+}
+
+# The server has ended: sets $server_status and $server_end.
+reap_server() {
+    reap "$server_pid"
+    server_status=$child_status
+    end_text "$server_status"
+    server_end=$REPLY
+    server_pid=
+}
+
+server_is_alive() {
+    if [[ -n $server_pid ]] && ! is_running "$server_pid"; then
+        reap_server
+        fail_with "the server $server_end"
+    fi
+}
+
+stop_server() {
+    server_is_alive
+    {
+        kill -"${1:-KILL}" "$server_pid"
+        if [[ ${1:-KILL} == KILL ]]; then
+            reap_server
+            return
+        fi
+    } 2>/dev/null # see reap
+    if ! await has_ended "$server_pid"; then
+        doing "$server_pid"
+        fail_with "SIG$1 did not end the server: it $REPLY"
+    fi
+    reap_server
+}
+
+signal_server() {
+    kill -"$1" "$server_pid"
+    if [[ $1 == STOP ]]; then
+        wait_until "the server to stop" is_stopped "$server_pid"
+    fi
+}
+
+server_ends() {
+    local status=${1:-0}
+
+    if ! await has_ended "$server_pid"; then
+        doing "$server_pid"
+        fail_with "the server did not end: it $REPLY"
+    fi
+    reap_server
+    if ((server_status != status)); then
+        fail_with "the server $server_end"
+    fi
+}
+
+# read_all FILE: REPLY = all of it (but NULs). Of a file that grows faster than bash can read, as the
+# log of a server that spins, only the end.
+read_all() {
+    IFS= read -r -N 1000000 REPLY <"$1" || :
+    if ((${#REPLY} == 1000000)); then
+        REPLY=$(tail -c 100000 "$1" | tr -d '\0')
+    fi
+}
+
+log_has() {
+    local count=${2:-1} rest
+
+    read_all "$server_log"
+    rest=$REPLY
+    while ((count-- > 0)); do
+        [[ $rest == *"$1"* ]] || return 1
+        rest=${rest#*"$1"}
+    done
+}
+
+wait_for_log() {
+    wait_until "the log to say \"${1%$'\n'}\"${2:+ ($2 times)}" log_has "$@"
+}
+
+log_lacks() {
+    if log_has "$1"; then
+        fail_with "the log says \"$1\""
+    fi
+}
+
+# ---- Measures --------------------------------------------------------------------------------
+
+fd_count() {
+    local fds=(/proc/"$server_pid"/fd/*)
+
+    REPLY=${#fds[@]}
+}
+
+socket_count() {
+    local fd
+
+    REPLY=0
+    for fd in /proc/"$server_pid"/fd/*; do
+        if [[ -S $fd ]]; then
+            REPLY=$((REPLY + 1))
+        fi
+    done
+}
+
+# Of each thread /proc/PID/task/TID/schedstat tells the nanoseconds that it ran and those that it
+# was ready to run and had no core. Beside other busy programs a busy loop shows in the sum alone.
+sum_schedstat() {
+    local file ran waited
+
+    REPLY=0
+    for file in /proc/"$server_pid"/task/*/schedstat; do
+        if read -r ran waited _ 2>/dev/null <"$file"; then
+            REPLY=$((REPLY + (ran + $1 * waited) / 1000))
+        fi
+    done
+}
+
+cpu_time() {
+    sum_schedstat 1
+}
+
+run_time() {
+    sum_schedstat 0
+}
+
+# status_field FILE NAME: REPLY = the number on that line of a /proc/PID/status, or 0. Read at one
+# go: the kernel writes the file anew for each reader's call, so a line may be lost in between.
+status_field() {
+    local rest
+
+    read_all "$1" 2>/dev/null
+    rest=${REPLY#*$'\n'"$2":}
+    if [[ $rest == "$REPLY" ]]; then
+        REPLY=0
+        return
+    fi
+    read -r REPLY _ <<<"${rest%%$'\n'*}"
+}
+
+memory() {
+    status_field "/proc/$server_pid/status" "${1:-VmRSS}"
+}
+
+wakeups() {
+    local file sum=0
+
+    for file in /proc/"$server_pid"/task/*/status; do
+        status_field "$file" voluntary_ctxt_switches
+        sum=$((sum + REPLY))
+    done
+    REPLY=$sum
+}
+
+# watch_cpu MS: lets so long pass; REPLY = the percentage of it that the server was busy
+watch_cpu() {
+    local start=${EPOCHREALTIME//[!0-9]/} before
+
+    cpu_time
+    before=$REPLY
+    printf -v REPLY '%d.%03d' $(($1 / 1000)) $(($1 % 1000))
+    nap "$REPLY"
+    cpu_time
+    REPLY=$(((REPLY - before) * 100 / (${EPOCHREALTIME//[!0-9]/} - start)))
+}
+
+# A server that has just been busy may have something to finish: it gets five looks.
+is_at_rest() {
+    local looks
+
+    for looks in 1 2 3 4 5; do
+        watch_cpu "$1"
+        if ((REPLY < 20)); then
+            return 0
+        fi
+    done
+    return 1
+}
+
+server_sleeps() {
+    server_is_alive
+    if [[ $stage == 02 ]]; then
+        return
+    fi
+    if ! is_at_rest "${1:-100}"; then
+        server_is_alive
+        fail_with "the server keeps $REPLY % of a core busy, with nothing to do"
+    fi
+}
+
+server_burns() {
+    watch_cpu "$1"
+    if ((REPLY < 50)); then
+        doing "$server_pid"
+        fail_with "the server $REPLY"
+    fi
+}
+
+# read_faults CALL: $fault_calls and $fault_hits, from a line "recv calls 0000000012 hits 0000000003"
+read_faults() {
+    local call calls hits
+
+    fault_calls=0
+    fault_hits=0
+    while read -r call _ calls _ hits; do
+        if [[ $call == "$1" ]]; then
+            fault_calls=$((10#$calls))
+            fault_hits=$((10#$hits))
+        fi
+    done 2>/dev/null <"$BATS_TEST_TMPDIR/faults" || :
+}
+
+fault_hits() {
+    read_faults "$1"
+    REPLY=$fault_hits
+}
+
+fault_calls() {
+    read_faults "$1"
+    REPLY=$fault_calls
+}
+
+faults_reached() {
+    local call
+
+    for call in "$@"; do
+        fault_hits "$call"
+        if ((REPLY == 0)); then
+            skip "faults.so does not reach $call of this program (static, or another run-time)"
+        fi
+    done
+}
+
+# ---- Clients that a test plays ---------------------------------------------------------------
+
+peer_out=''
+
+# Runs build/peer and looks at the server while it waits: by the time that it has given up, its
+# connections are closed, and a server that hung in one of them goes on.
+peer() {
+    local options=() part result line='' text='' status='' look seen=''
+
+    if [[ $1 == -t ]]; then
+        options=(-t "$2")
+        shift 2
+    fi
+    peer_out=$BATS_TEST_TMPDIR/peer.out
+    stretch 500000
+    printf -v look '%d.%06d' $((REPLY / 1000000)) $((REPLY % 1000000))
+    exec {peer_fd}< <(
+        close_descriptors 2>/dev/null
+        result=0
+        "$build/peer" "${options[@]}" "$port" "$host" "$@" </dev/null 2>&1 >"$peer_out" || result=$?
+        echo "status $result"
+    )
+    while [[ -z $status ]]; do
+        read -r -t "$look" -u "$peer_fd" part && result=0 || result=$?
+        line+=$part # when its time is up, read hands over what it has: perhaps half a line
+        if ((result > 128)); then
+            doing "$server_pid"
+            seen=$REPLY
+            continue
+        fi
+        case $line in
+        "status "*) status=${line#* } ;;
+        ?*) text+=${text:+$'\n'}$line ;;
+        esac
+        line=
+        ((result == 0)) || status=${status:-none}
+    done
+    exec {peer_fd}<&-
+    [[ $status == 0 ]] || peer_failed "$text" "$seen"
+}
+
+# peer_failed TEXT SEEN: what peer said ("peer: step 3, a: expect ..."), and what the server did
+# while it waited.
+peer_failed() {
+    local text=${1#peer: } moment
+
+    if [[ $text =~ ^step\ [0-9]+,\ ([^:]+):\ (.*) ]]; then
+        text="client ${BASH_REMATCH[1]}: ${BASH_REMATCH[2]}"
+    elif [[ $text =~ ^step\ [0-9]+:\ (.*) ]]; then
+        text=${BASH_REMATCH[1]}
+    fi
+    # A dying process closes its connections a moment before it is dead.
+    for moment in {1..10}; do
+        if [[ -n $server_pid ]] && ! is_running "$server_pid"; then
+            reap_server
+            fail_with "the server $server_end" "$text"
+        fi
+        [[ $text == *" within "* ]] || nap
+    done
+    if [[ $text == *" within "* && -n $2 ]]; then
+        fail_with "$text" "the server $2"
+    fi
+    fail_with "$text"
+}
+
+tell_in='' # descriptors of the conversation
+tell_out=''
+told=''
+
+tell() {
+    local word line='' look part result answer='' seen=''
+
+    if [[ -z $tell_in ]]; then
+        mkfifo "$BATS_TEST_TMPDIR/tell" "$BATS_TEST_TMPDIR/told"
+        exec {tell_in}<>"$BATS_TEST_TMPDIR/tell" {tell_out}<>"$BATS_TEST_TMPDIR/told"
+        command=("$build/peer" "$port" "$host" -)
+        settings=()
+        open_files=
+        launch "$BATS_TEST_TMPDIR/tell" "$BATS_TEST_TMPDIR/told" "$BATS_TEST_TMPDIR/tell.err"
+        tell_pid=$launched
+    fi
+    for word in "$@"; do
+        if [[ $word == *[[:blank:]]* ]]; then
+            word=\"${word//\"/\\\"}\"
+        fi
+        line+="$word "
+    done
+    printf '%s\n' "$line" >&"$tell_in"
+    stretch 500000
+    printf -v look '%d.%06d' $((REPLY / 1000000)) $((REPLY % 1000000))
+    while :; do
+        read -r -t "$look" -u "$tell_out" part && result=0 || result=$?
+        answer+=$part # as above
+        case $answer in
+        ok) return ;;
+        "peer: "*)
+            ((result > 0)) || break
+            ;;
+        ?*)
+            if ((result == 0)); then
+                told=$answer
+                answer=
+            fi
+            ;;
+        esac
+        if ((result > 0)); then
+            is_running "$tell_pid" || break
+            if [[ -n $server_pid ]]; then
+                doing "$server_pid"
+                seen=$REPLY
+            fi
+        fi
+    done
+    peer_failed "$answer" "$seen"
+}
+
+tell_no_more() {
+    if [[ -n $tell_in ]]; then
+        exec {tell_in}>&- {tell_out}>&-
+        tell_in=
+        rm -f "$BATS_TEST_TMPDIR/tell" "$BATS_TEST_TMPDIR/told"
+        end_child "$tell_pid"
+    fi
+}
+
+peer_says() {
+    read_all "$peer_out"
+    if [[ $REPLY != *"$1"* ]]; then
+        fail_with "the test's own client saw \"${REPLY//$'\n'/, }\""
+    fi
+}
+
+peer_figure() {
+    local name number whole fraction found=
+
+    while read -r name number _; do
+        if [[ $name == "$1" ]]; then
+            found=$number
+        fi
+    done <"$peer_out"
+    whole=${found%.*}
+    fraction=000000
+    if [[ $found == *.* ]]; then
+        fraction=${found#*.}000000
+    fi
+    REPLY=$((10#$whole * 1000 + 10#${fraction:0:3}))
+}
+
+# ---- Programs on the other side --------------------------------------------------------------
+
+serve_pid=''
+serve_count=0
+
+serve() {
+    local side=-l
+
+    if [[ $1 == -[bf] ]]; then
+        side=$1
+        shift
+    fi
+    serve_out=$BATS_TEST_TMPDIR/serve.$((++serve_count))
+    serve_err=$serve_out.err
+    command=("$build/peer" "$side" "$@")
+    settings=()
+    open_files=
+    launch /dev/null "$serve_out" "$serve_err"
+    serve_pid=$launched
+    wait_until "build/peer to listen" serve_listens
+}
+
+serve_listens() {
+    local line
+
+    if ! is_running "$serve_pid"; then
+        read_all "$serve_err"
+        fail_with "the test itself is wrong: $REPLY"
+    fi
+    read -r line 2>/dev/null <"$serve_out" || return 1
+    port=${line##* }
+    host=${line#* on }
+    host=${host%% *}
+}
+
+serve_ends() {
+    local text
+
+    if ! await has_ended "$serve_pid"; then
+        fail_with "the test's own server is still waiting for its client"
+    fi
+    reap "$serve_pid"
+    if ((child_status != 0)); then
+        read_all "$serve_err"
+        text=${REPLY%$'\n'}
+        fail_with "the server's ${text#peer: }"
+    fi
+}
+
+client_pid=''
+client_out=''
+client_err=''
+
+start_client() {
+    if [[ -z ${CLIENT-} ]]; then
+        compile "$build/$stage_directory/client" "$course/$stage_directory/client.c" ||
+            fail_with "client.c does not compile"
+    fi
+    command=("${client_command[@]}")
+    take_options "$@"
+    client_out=$BATS_TEST_TMPDIR/client.out
+    client_err=$BATS_TEST_TMPDIR/client.err
+    : >"$client_out" 2>"$client_err"
+    command+=("${arguments[@]}")
+    launch "$input" "$client_out" "$client_err"
+    client_pid=$launched
+}
+
+client_ends() {
+    if ! await has_ended "$client_pid"; then
+        doing "$client_pid"
+        fail_with "the client did not end: it $REPLY"
+    fi
+    reap "$client_pid"
+    if ((child_status != $1)); then
+        end_text "$child_status"
+        fail_with "the client $REPLY"
+    fi
+}
+
+run_client() {
+    local status=$1
+
+    shift
+    start_client "$@"
+    client_ends "$status"
+}
+
+client_prints() {
+    read_all "$client_out"
+    if [[ $REPLY != *"$1"* ]]; then
+        fail_with "on its standard output the client does not say \"$1\""
+    fi
+}
+
+# Here "*" stands for anything.
+client_complains() {
+    read_all "$client_err"
+    # shellcheck disable=SC2053 # the stars are meant
+    if [[ $REPLY != *$1* ]]; then
+        fail_with "on its standard error the client says \"${REPLY//$'\n'/, }\""
+    fi
+}
+
+# ---- What a failure says ---------------------------------------------------------------------
+
+expected_text=''
+because_text=''
+
+expected() {
+    expected_text=$1
+}
+
+because() {
+    because_text=$1
+}
+
+# say_key KEY LINE...: the key stands before the first line only.
+say_key() {
+    local key=$1 line
+
+    shift
+    for line in "$@"; do
+        printf '    %-9s %s\n' "$key" "$line"
+        key=
+    done
+}
+
+# last_lines FILE: sets $lines to its last ten, escaped, none longer than 100 characters; or to the
+# first ten of a sanitizer's report.
+last_lines() {
+    local line i LC_ALL=C
+
+    read_all "$1" 2>/dev/null
+    mapfile -t lines <<<"${REPLY%$'\n'}"
+    [[ -n $REPLY ]] || lines=()
+    for i in "${!lines[@]}"; do
+        if [[ ${lines[i]} == *"ERROR: AddressSanitizer"* || ${lines[i]} == *"runtime error:"* ]]; then
+            lines=("${lines[@]:i:10}")
+            break
+        fi
+    done
+    if ((${#lines[@]} > 10)); then
+        lines=("${lines[@]: -10}")
+    fi
+    for i in "${!lines[@]}"; do
+        line=${lines[i]}
+        if [[ $line == *[![:print:]]* ]]; then
+            printf -v line '%q' "$line"
+        fi
+        if ((${#line} > 100)); then
+            line=${line:0:97}...
+        fi
+        lines[i]=$line
+    done
+}
+
+fail_with() {
+    local number=${BATS_TEST_DESCRIPTION%% *} sentence=${BATS_TEST_DESCRIPTION#* }
+    local directories=("$course/${number%%.*}"-*) lines
+
+    printf '\n'
+    say_key expected "${expected_text:-$sentence}"
+    say_key got "$@"
+    if [[ -n $because_text ]]; then
+        say_key because "$because_text"
+    fi
+    say_key read "${directories[0]##*/}/README.md, step $number"
+    if [[ -n $server_log ]]; then
+        last_lines "$server_log"
+        say_key log "${lines[@]-(nothing)}"
+    fi
+    if [[ -n $client_out ]]; then
+        last_lines "$client_out"
+        say_key client "${lines[@]-(nothing)}"
+        last_lines "$client_err"
+        say_key stderr "${lines[@]-(nothing)}"
+    fi
+    if [[ -n $ending ]]; then
+        return 1
+    fi
+    BATS_DEBUG_LAST_STACK_TRACE_IS_VALID=1 # so bats names the line of the test, not the one before
+    exit 1                                 # however deep we are: the test is over
+}
+
+# ---- The beginning and the end of a test -----------------------------------------------------
+
+ending='' # the test itself is over, and passed
+
+# A file with a setup of its own calls choose_programs too.
+setup() {
+    choose_programs
+}
+
+sockets_are_closed() {
+    socket_count
+    ((REPLY <= sockets_at_start))
+}
+
+last_look() {
+    local doing_now
+
+    because_text=
+    expected "the server to outlive the test"
+    server_is_alive || return
+    expected "the sockets of all clients that have left to be closed"
+    because "close() is missing on one of the ways in which a connection ends"
+    if ! await sockets_are_closed; then
+        server_is_alive || return
+        doing "$server_pid"
+        doing_now=$REPLY
+        socket_count
+        fail_with "$((REPLY - sockets_at_start)) still open when all have left; the server $doing_now"
+        return
+    fi
+    expected "a server with nothing to do to sleep"
+    because "a call that does not wait, or a descriptor that is always ready, in a loop"
+    server_sleeps 50
+}
+
+sanitizer_was_silent() {
+    if log_has "ERROR: AddressSanitizer" || log_has "runtime error:"; then
+        expected "not a word from a sanitizer"
+        because "memory or arithmetic is used wrongly: the log says where"
+        fail_with "its report, see the log"
+    fi
+}
+
+teardown() {
+    local pid status=0
+
+    tell_no_more
+    if [[ -n $BATS_TEST_COMPLETED && -z ${BATS_TEST_SKIPPED-} && -n $server_log ]]; then
+        ending=yes
+        if [[ -n $server_pid ]]; then
+            last_look || status=1
+        fi
+        if ((status == 0)); then
+            sanitizer_was_silent || status=1
+        fi
+    fi
+    for pid in "${children[@]}"; do
+        end_child "$pid"
+    done
+    return "$status"
+}
