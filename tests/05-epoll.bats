@@ -1,0 +1,312 @@
+#!/usr/bin/env bats
+#
+# The steps of stage 05: the kernel keeps the list, so that what an event costs does not depend on
+# how many others wait. Each is judged on the wire and by what the process does; the wording of the
+# log is judged in one step alone.
+#
+# Tags: only-05 holds in no later stage: here they are the steps of the client, which is a load
+# generator and has no likeness among the others.
+
+# shellcheck disable=SC2030,SC2031,SC2034,SC2154 # the helper sets and reads what is here
+load lib/helper
+
+# Those who play so many clients need as many descriptors as the server.
+needs_open_files() {
+    local limit
+
+    limit=$(ulimit -Hn)
+    if [[ $limit != unlimited ]] && ((limit < $1)); then
+        skip "this takes $1 descriptors, and \"ulimit -Hn\" allows $limit"
+    fi
+}
+
+# ---- Very many clients -----------------------------------------------------------------------
+
+@test "05.1 Eight thousand clients are all served" {
+    needs_open_files 8200
+    start_server --open-files 8200 -q 0
+    expected "all of 8,000 clients to connect, and each to get its own echo when all speak at once"
+    because "the kernel keeps the list: add each descriptor once, and do not walk over all that you have"
+    tell @c1..8000 connect
+    signal_server STOP
+    tell @c1..8000 send-bytes 10
+    signal_server CONT
+    tell @c1..8000 drain
+    expected "the server to sleep beside them, and to close them all when they leave"
+    server_sleeps
+    tell @c1..8000 reset
+    wait_until "their sockets to be closed" sockets_are_closed
+}
+
+# Puts the server and the test's clients on one core, where there is a taskset. On two, most of what
+# the server runs for is to wake up the other core, now and then: ten times the cost of a message.
+share_a_core() {
+    local name value pid core=
+
+    while read -r name value; do
+        if [[ $name == Cpus_allowed_list: ]]; then
+            core=${value%%[-,]*}
+        fi
+    done </proc/self/status
+    for pid in "$server_pid" "$tell_pid"; do
+        taskset -a -c -p "$core" "$pid" >/dev/null 2>&1 || :
+    done
+}
+
+# least_run_time: REPLY = the microseconds that the server runs for 200 small messages. The least
+# of five times: whatever comes between makes it longer.
+least_run_time() {
+    local i before least=
+
+    for i in {1..5}; do
+        run_time
+        before=$REPLY
+        tell @active roundtrips 200 10
+        run_time
+        if [[ -z $least ]] || ((REPLY - before < least)); then
+            least=$((REPLY - before))
+        fi
+    done
+    REPLY=$((least > 0 ? least : 1))
+}
+
+@test "05.2 An event costs the same beside five thousand silent clients" {
+    local alone last
+
+    needs_open_files 5200
+    start_server --open-files 5200 -q 0
+    tell @active connect
+    share_a_core
+    least_run_time
+    alone=$REPLY
+    # When connect() is done the server need not have accepted. When the last one is served it has.
+    for last in 1000 2000 3000 4000 5000; do
+        tell "@idle$((last - 999))..$last" connect "@idle$last" exchange 10
+    done
+    least_run_time
+    expected "200 messages to cost at most 10 times the CPU time that they cost with nobody else there ($alone us)"
+    because "select() and poll() look at every descriptor each time; epoll_wait() only at those that are ready"
+    ((REPLY <= 10 * alone)) || fail_with "$REPLY us with 5,000 silent clients, $((REPLY / alone)) times as much"
+    tell @idle1..5000 reset
+}
+
+# ---- Each has its turn -----------------------------------------------------------------------
+
+@test "05.3 Three greedy clients do not hold up a quiet one" {
+    # What the greedy ones have sent waits in the kernel, and each recv() brings 16 bytes of it: a
+    # server that serves one of them to the end needs 12,800 calls for that.
+    start_server --faults recv:cap=16 -q 0
+    expected "a quiet client to have three messages answered before half of what the others sent is read"
+    because "recv() again and again until EAGAIN is to serve one alone: one turn, and then the next; epoll reminds you"
+    signal_server STOP
+    tell @greedy1..3 connect send-bytes 200K @quiet connect send-bytes 10
+    signal_server CONT
+    tell @quiet drain exchange 10 exchange 10
+    signal_server STOP
+    faults_reached recv
+    fault_calls recv
+    ((REPLY < 3 * 6400)) || fail_with "it was answered after $REPLY calls of recv()"
+    signal_server CONT
+    tell @greedy1..3 drain
+}
+
+# ---- What we wait for ------------------------------------------------------------------------
+
+@test "05.4 While small messages go back and forth epoll_ctl() is not called" {
+    local before
+
+    start_server --faults epoll_ctl:EINTR:1000000 -q 0 # never strikes, but counts
+    tell @c1..3 connect @c1..3 exchange 10
+    fault_calls epoll_ctl
+    before=$REPLY
+    ((before > 0)) || skip "faults.so sees no epoll_ctl of this server"
+    expected "not one call of epoll_ctl() for 300 small messages"
+    because "send at once what recv() brought, and ask for EPOLLOUT only when some of it is left; the kernel forgets nothing"
+    tell @c1..3 roundtrips 100 10
+    fault_calls epoll_ctl
+    ((REPLY == before)) || fail_with "$((REPLY - before)) calls"
+    expected "not one more for 300 small messages, when a slow reader has got all that was left"
+    because "when the queue is empty stop asking for EPOLLOUT, once"
+    tell @slow rcvbuf 4K connect fill 64M
+    tell @slow drain exchange 10
+    fault_calls epoll_ctl
+    before=$REPLY
+    tell @c1..2 roundtrips 100 10 @slow roundtrips 100 10
+    fault_calls epoll_ctl
+    ((REPLY == before)) || fail_with "$((REPLY - before)) calls"
+    server_sleeps
+}
+
+# ---- The log ---------------------------------------------------------------------------------
+
+@test "05.5 The log tells that a queue is empty only when something had been left over" {
+    local client
+
+    start_server
+    expected "no word of a queue for small messages, which send() takes whole"
+    because "what never had to wait was in no queue"
+    tell rcvbuf 4K connect local
+    client=${told#* }
+    tell exchange 10 exchange 1000
+    wait_for_log " to $client"$'\n' 2
+    log_lacks "output queue"
+    expected "the line of the README when a client has read what was left over"
+    tell fill 64M
+    log_lacks "output queue for $client is empty"
+    tell drain
+    wait_for_log "output queue for $client is empty"$'\n'
+}
+
+# ---- The client ------------------------------------------------------------------------------
+
+# Its standard output, taken to pieces: $messages, $rate (a second), $elapsed (ms), $p50 $p99 $p999
+# $longest (us).
+read_figures() {
+    local text
+
+    read_all "$client_out"
+    text=$REPLY
+    [[ $text =~ ([0-9]+)\ messages[^/] ]] || fail_with "no line that says how many messages came back"
+    messages=${BASH_REMATCH[1]}
+    [[ $text =~ ([0-9]+)\ messages/s ]] || fail_with "no figure for messages/s"
+    rate=${BASH_REMATCH[1]}
+    [[ $text =~ ([0-9.]+)\ MB/s ]] || fail_with "no figure for MB/s"
+    [[ $text =~ ([0-9]+)\.([0-9][0-9])\ s$'\n' ]] || fail_with "no figure for the time that it took"
+    elapsed=$((BASH_REMATCH[1] * 1000 + 10#${BASH_REMATCH[2]} * 10))
+    [[ $text =~ p50\ ([0-9]+)\.([0-9]{3})\ ms ]] || fail_with "no figure for p50"
+    p50=$((10#${BASH_REMATCH[1]}${BASH_REMATCH[2]}))
+    [[ $text =~ p99\ ([0-9]+)\.([0-9]{3})\ ms ]] || fail_with "no figure for p99"
+    p99=$((10#${BASH_REMATCH[1]}${BASH_REMATCH[2]}))
+    [[ $text =~ p99\.9\ ([0-9]+)\.([0-9]{3})\ ms ]] || fail_with "no figure for p99.9"
+    p999=$((10#${BASH_REMATCH[1]}${BASH_REMATCH[2]}))
+    [[ $text =~ longest\ ([0-9]+)\.([0-9]{3})\ ms ]] || fail_with "no figure for the longest"
+    longest=$((10#${BASH_REMATCH[1]}${BASH_REMATCH[2]}))
+}
+
+# bats test_tags=only-05
+@test "05.6 The client sends as many messages as it is told to, and no more" {
+    local messages rate elapsed p50 p99 p999 longest
+
+    start_server --faults recv:cap=1000000 -q 0 # never strikes, but counts
+    expected "exit status 0, 500 messages of one byte, and as many sends of the server"
+    because "count a message when it begins and when it is back; a few more may be needed to open connections"
+    run_client 0 -c 1 -n 500 -s 1 "$port" "$host"
+    read_figures
+    ((messages == 500)) || fail_with "$messages messages"
+    fault_calls send
+    ((REPLY == 0 || (REPLY >= 500 && REPLY <= 510))) || fail_with "the server has sent $REPLY times"
+    expected "the same number for 20 connections with 4 messages of 10,000 bytes each on their way at once"
+    run_client 0 -c 20 -n 500 -s 10000 -P 4 "$port" "$host"
+    read_figures
+    ((messages == 500)) || fail_with "$messages messages"
+    expected "an end after the time that -d says, in seconds"
+    run_client 0 -c 10 -d 0.3 "$port" "$host"
+    read_figures
+    ((elapsed >= 290)) || fail_with "an end after $elapsed ms"
+}
+
+# bats test_tags=only-05
+@test "05.7 The client's figures are true" {
+    local messages rate elapsed p50 p99 p999 longest expected_rate
+
+    start_server -q 0
+    expected "a rate that is the number of messages through the time, within a tenth"
+    because "the clock starts with the first message and stops with the last echo"
+    run_client 0 -c 10 -d 0.5 "$port" "$host"
+    read_figures
+    expected_rate=$((messages * 1000 / elapsed))
+    ((rate > expected_rate * 9 / 10 && rate < expected_rate * 11 / 10)) ||
+        fail_with "$rate messages/s for $messages messages in $elapsed ms"
+    expected "p50, p99, p99.9 and the longest in this order"
+    because "a percentile is the time in which so many of a hundred messages are back: count from the short ones"
+    ((0 < p50 && p50 <= p99 && p99 <= p999 && p999 <= longest)) ||
+        fail_with "p50 $p50, p99 $p99, p99.9 $p999, longest $longest us"
+    expected "a pause of 200 ms of the server to be seen in the longest time, and not in p50"
+    because "begin to count when send() takes the message, and end when all of its echo is there"
+    wait_until "the sockets to be closed" sockets_are_closed
+    wakeups
+    start_client -c 1 -d 0.6 "$port" "$host"
+    wait_until "messages to go back and forth" server_has_woken_up $((REPLY + 20))
+    signal_server STOP
+    nap 0.2
+    signal_server CONT
+    client_ends 0
+    read_figures
+    ((longest >= 150000 && p50 < 100000)) || fail_with "p50 $p50 us, longest $longest us"
+}
+
+server_has_woken_up() {
+    wakeups
+    ((REPLY >= $1))
+}
+
+server_has_client() {
+    socket_count
+    ((REPLY > sockets_at_start))
+}
+
+# bats test_tags=only-05
+@test "05.8 The client finds an echo that is wrong" {
+    expected "exit status 1, and the reason on standard error, for other bytes than it sent"
+    because "as many bytes are not yet the same bytes: compare each with what stands there in the stream"
+    serve accept expect-any send '\x01\xfe\x02\xfd' gone
+    run_client 1 -c 1 -n 10 -s 4 "$port" "$host"
+    client_complains "?"
+    expected "the same for more bytes than it sent"
+    serve accept send 'x' gone
+    run_client 1 -c 1 -n 10 -s 4 "$port" "$host"
+    client_complains "?"
+}
+
+# bats test_tags=only-05
+@test "05.9 The client says so when the server leaves" {
+    because "a figure that was taken from half a run is worth nothing: say what happened, and exit(1)"
+    expected "exit status 1, and the reason on standard error, when the server hangs up"
+    serve accept expect-any close hold
+    run_client 1 -c 1 -n 10 "$port" "$host"
+    client_complains "?"
+    expected "the same when the server is killed while all send"
+    start_server -q 0
+    start_client -c 20 -d 10 "$port" "$host"
+    wait_until "the client to connect" server_has_client
+    stop_server KILL
+    client_ends 1
+    client_complains "?"
+    expected "exit status 1, and an error that says \"refused\", when nobody listens"
+    because "connect() fails with ECONNREFUSED, at once or a little later: then SO_ERROR or recv() tells"
+    serve -b hold
+    run_client 1 -c 10 -n 10 "$port" "$host"
+    client_complains "refused"
+}
+
+# bats test_tags=only-05
+@test "05.10 The client says at once when it cannot have as many connections" {
+    local bad
+
+    serve no-accept 300
+    expected "exit status 1, and on standard error what to raise: ulimit -n"
+    because "each connection is a descriptor: compare with getrlimit(RLIMIT_NOFILE) before you connect"
+    run_client 1 --open-files 64 -c 1000 "$port" "$host"
+    client_complains "ulimit -n"
+    because "what is not understood must not be ignored"
+    for bad in "-c 0" "-c 2x" "-n -1" "-d abc" "-s 0" "-P 0" "-x"; do
+        expected "exit status 2, and the usage, for $bad"
+        # shellcheck disable=SC2086 # two words
+        run_client 2 $bad "$port" "$host"
+        client_complains sage
+    done
+    expected "not one connection to the server before all this is said"
+    because "compare what is wanted with getrlimit(RLIMIT_NOFILE) first"
+    serve_ends
+}
+
+# bats test_tags=only-05
+@test "05.11 A server that never answers ends the client" {
+    serve accept hold
+    expected "exit status 1, and the reason on standard error, about 5 s after the last echo came"
+    because "connect() succeeds as soon as the kernel has met us: only an echo shows that somebody is there"
+    start_client -c 1 -d 0.1 "$port" "$host"
+    await has_ended "$client_pid" || : # the tests' own patience is about as long; once more
+    client_ends 1
+    client_complains "?"
+}
