@@ -501,3 +501,77 @@ setup() {
     client_prints ': received "two\nlines"'$'\n'
     client_prints ': closing socket'$'\n'
 }
+
+# ---- greeter.c and threads.c -----------------------------------------------------------------
+
+# bats test_tags=only-01,companion
+@test "01.39 The greeter greets, answers each message, and ends the talk at q" {
+    local greeting='Beijing welcomes you\n' goodbye
+
+    build_program 01-blocking/greeter
+    start_server --program "$REPLY"
+    because "the server speaks first; then it waits for a message, and puts its word before the line end"
+    expected "a greeting, then each message with the word good"
+    peer connect expect "$greeting" send 'hello\n' expect 'hello good\n' \
+        send 'from telnet\r\n' expect 'from telnet good\r\n' send 'no line end' expect 'no line end good' \
+        send 'one\ntwo\n' expect 'one good\ntwo good\n' send 'quite\n' expect 'quite good\n' shutdown eof
+    for goodbye in q 'q\n' 'q\r\n'; do
+        expected "the answer to what came before $goodbye, then end of file"
+        peer connect expect "$greeting" send "last\n$goodbye" expect 'last good\n' eof
+        peer connect expect "$greeting" send "$goodbye" eof
+    done
+}
+
+# bats test_tags=only-01,companion
+@test "01.40 The greeter's second client is connected at once, and greeted when the first has left" {
+    local greeting='Beijing welcomes you\n'
+
+    build_program 01-blocking/greeter
+    start_server --program "$REPLY"
+    because "the kernel connects a client; accept() only takes it over, when the server gets to it"
+    expected "silence for the second client while the first is there, and the greeting after that"
+    peer @first connect expect "$greeting" @second connect send 'me too\n' silence 200 \
+        @first send 'hello\n' expect 'hello good\n' send 'q\n' eof \
+        @second expect "$greeting" expect 'me too good\n' shutdown eof
+}
+
+# How many threads the server has.
+threads_are() {
+    local threads=(/proc/"$server_pid"/task/*)
+
+    ((${#threads[@]} == $1))
+}
+
+# bats test_tags=only-01,companion
+@test "01.41 With a thread for each, a thousand clients are served at once" {
+    build_program 01-blocking/threads -pthread
+    start_server --program "$REPLY" -q 0
+    because "each thread waits for its own client, and the one that accepts only for new ones"
+    expected "a thousand clients to get their own echo while a slow reader reads nothing"
+    tell @slow connect fill 16M
+    tell @c1..1000 connect send-bytes 100
+    tell @c1..1000 expect-bytes 100
+    expected "a thread for each, and one that accepts"
+    wait_until "1002 threads" threads_are 1002
+    expected "a third to leave by a reset, the others in good order, and no thread to stay behind"
+    tell @c1..333 reset @c334..1000 shutdown eof close @slow reset
+    wait_until "one thread" threads_are 1
+    peer connect exchange 1M shutdown eof
+}
+
+# bats test_tags=only-01,companion
+@test "01.42 When there is no thread for a client, that client alone is refused" {
+    build_program 01-blocking/threads -pthread
+    # Address space for the stacks of some threads only.
+    printf '#!/bin/sh\nulimit -v 150000 && exec %q "$@"\n' "$REPLY" >"$BATS_TEST_TMPDIR/narrow"
+    chmod +x "$BATS_TEST_TMPDIR/narrow"
+    start_server --program "$BATS_TEST_TMPDIR/narrow"
+    because "pthread_create() returns the error EAGAIN: close that client, and go on accepting"
+    expected "the last of sixty clients to be refused, with a line in the log that says what to raise"
+    tell @c1..60 connect @c60 gone
+    wait_for_log "no thread for "
+    expected "the first to be served, and a newcomer when the others have left"
+    tell @c1 exchange 100 @c1..60 close
+    wait_until "one thread" threads_are 1
+    peer connect exchange 100 shutdown eof
+}

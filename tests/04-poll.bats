@@ -422,3 +422,91 @@ fd_flags() {
     run_client 2 10000 "no such host"
     run_client 2 10000 127.0.0.1 hello
 }
+
+# ---- revents.c -------------------------------------------------------------------------------
+
+# table [--markdown]: $table is what revents prints
+table() {
+    [[ $(uname -s) == Linux ]] || skip "revents is about Linux, and this is $(uname -s)"
+    build_program 04-poll/revents
+    start_client --program "$REPLY $*"
+    client_ends 0
+    read_all "$client_err"
+    [[ -z $REPLY ]] || fail_with "it complains: $REPLY"
+    read_all "$client_out"
+    table=$REPLY
+}
+
+# row SITUATION POLL SELECT EPOLL: the table must have this row, however wide its columns are.
+row() {
+    local line squeezed
+
+    while read -r line; do
+        if [[ $line == "$1  "* ]]; then
+            read -r -a squeezed <<<"$line"
+            [[ "${squeezed[*]}" == "$1 $2 $3 $4" ]] && return
+            expected "$2 of poll, $3 of select and $4 of epoll for \"$1\""
+            fail_with "${squeezed[*]}"
+        fi
+    done <<<"$table"
+    fail_with "there is no row \"$1\""
+}
+
+# bats test_tags=only-04,companion
+@test "04.20 What poll, select and epoll report is what the kernel does" {
+    because "another kernel may differ: then its table is right, and the README and this test are to be changed"
+    table
+    row "connected, nothing to read" OUT write OUT
+    row "data to read" "IN OUT" "read write" "IN OUT"
+    row "end of file (the peer closed)" "IN OUT RDHUP" "read write" "IN OUT RDHUP"
+    row "end of file, data still unread" "IN OUT RDHUP" "read write" "IN OUT RDHUP"
+    row "our own half-close alone" OUT write OUT
+    row "both halves closed" "IN OUT HUP RDHUP" "read write" "IN OUT HUP RDHUP"
+    row "reset" "IN OUT ERR HUP RDHUP" "read write" "IN OUT ERR HUP RDHUP"
+    row "reset, data still unread" "IN OUT ERR HUP RDHUP" "read write" "IN OUT ERR HUP RDHUP"
+    row "reset, and \`events\` is 0" "ERR HUP" - "ERR HUP"
+    row "urgent byte" "PRI OUT" "write except" "PRI OUT"
+    row "socket without a connection" "OUT HUP" "read write" "OUT HUP"
+    row "connect refused" "IN OUT ERR HUP RDHUP" "read write" "IN OUT ERR HUP RDHUP"
+    row "connect under way" - - -
+    row "connect done" OUT write OUT
+    row "listener, nobody waits" - - -
+    row "listener, a connection waits" IN read IN
+    row "pipe, writer left, empty" HUP read HUP
+    row "pipe, writer left, data unread" "IN HUP" read "IN HUP"
+    row "pipe, reader left" "OUT ERR" "read write" "OUT ERR"
+    row "closed descriptor" NVAL EBADF EBADF
+    row "regular file" "IN OUT" "read write" EPERM
+}
+
+# bats test_tags=only-04,companion
+@test "04.21 The table in the walkthrough is that of this kernel" {
+    local readme
+
+    because "copy what \`revents --markdown\` prints between the lines <!-- revents --> and <!-- /revents -->"
+    table --markdown
+    read_all "$course/04-poll/README.md"
+    readme=${REPLY#*$'<!-- revents -->\n'}
+    readme=${readme%%$'<!-- /revents -->'*}
+    expected "04-poll/README.md to hold this table"
+    [[ ${readme#$'\n'} == "$table" || ${readme#$'\n'} == "$table"$'\n' ]] ||
+        fail_with "another one" "$(diff <(echo "${readme%$'\n'}") <(echo "${table%$'\n'}") | head -n 10)"
+}
+
+# bats test_tags=only-04,companion
+@test "04.22 The table comes out the same, time and again" {
+    local first i
+
+    because "one end waits until the kernel reports what the other has done, and does not hope"
+    table
+    first=$table
+    for i in {1..20}; do
+        table
+        expected "the same table as in the first run"
+        [[ $table == "$first" ]] || fail_with "$(diff <(echo "$first") <(echo "$table") | head -n 10)"
+    done
+    expected "the columns to begin at the same place in every row"
+    while read -r i; do
+        [[ ${i:32:2} == " "[^\ ] && ${i:54:2} == " "[^\ ] && ${i:68:2} == " "[^\ ] ]] || fail_with "$i"
+    done <<<"${first%$'\n'}"
+}

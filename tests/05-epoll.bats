@@ -310,3 +310,276 @@ server_has_client() {
     client_ends 1
     client_complains "?"
 }
+
+# ---- edge.c: each change is reported once ----------------------------------------------------
+#
+# EDGE and CALLBACKS may name other programs, as SERVER and CLIENT do.
+
+start_edge() {
+    build_program 05-epoll/edge
+    start_server --program "${EDGE:-$REPLY}" "$@"
+}
+
+# bats test_tags=only-05,companion
+@test "05.12 edge: what came at once is read to its end" {
+    start_edge
+    expected "256 KiB that came while the server was stopped, and nothing after them, to come back"
+    because "their arrival is reported once: go on until recv() fails with EAGAIN, or the rest waits for ever"
+    signal_server STOP
+    tell connect send-bytes 256K
+    signal_server CONT
+    tell drain exchange 10
+    expected "the same for a megabyte, of which the server's socket has room for a part only"
+    signal_server STOP
+    tell send-bytes 1M
+    signal_server CONT
+    tell drain exchange 10
+}
+
+# bats test_tags=only-05,companion
+@test "05.13 edge: what came in one report with its end of file is answered, and closed" {
+    start_edge
+    expected "its echo and then end of file, for a client that had sent and half-closed before it was looked at"
+    because "recv() that brings less than asked for has not seen the end: only EAGAIN says that nothing is left"
+    signal_server STOP
+    tell @short connect send hello shutdown @long connect send-bytes 300K shutdown
+    signal_server CONT
+    tell @short expect hello eof @long drain eof
+}
+
+# bats test_tags=only-05,companion
+@test "05.14 edge: all who connected at once are accepted" {
+    start_edge
+    expected "20 clients that connected while the server was stopped to be served, though no other comes"
+    because "twenty may be reported as one: accept() until it fails with EAGAIN"
+    signal_server STOP
+    tell @c1..20 connect @c1..20 send-bytes 10
+    signal_server CONT
+    tell @c1..20 drain
+}
+
+# bats test_tags=only-05,companion
+@test "05.15 edge: input that came while a reply was owed is not forgotten" {
+    start_edge
+    expected "every byte from a client that sent until all buffers were full, and only then began to read"
+    because "what it sent meanwhile was reported when we would not read: keep that until we will"
+    tell rcvbuf 4K connect fill 64M
+    server_sleeps
+    tell drain exchange 10
+}
+
+# bats test_tags=only-05,companion
+@test "05.16 edge: those who waited for a descriptor are accepted when there is one" {
+    start_edge --open-files 32
+    expected "those who wait for a descriptor to be served when others have left, though nobody else connects"
+    because "they were reported when they came, and never again: remember them, and try accept() again"
+    signal_server STOP
+    tell @c1..50 connect
+    signal_server CONT
+    wait_for_log "out of descriptors"
+    server_sleeps
+    tell @c1..10 exchange 10 close
+    tell @c11..30 exchange 10 close
+    tell @c31..50 exchange 10
+}
+
+# bats test_tags=only-05,companion
+@test "05.17 edge: a call that a signal interrupted is made again" {
+    start_edge --faults accept:EINTR:1%2,recv:EINTR:1%3,send:EINTR:2%3,epoll_wait:EINTR:2%3
+    expected "two clients to be accepted and served, with every third call interrupted"
+    because "EINTR does not say that nothing is there, as EAGAIN does: nothing will be reported anew"
+    signal_server STOP
+    tell @a connect send-bytes 200K @b connect send-bytes 200K
+    signal_server CONT
+    tell @a drain shutdown eof @b drain shutdown eof
+    faults_reached accept recv send
+}
+
+# bats test_tags=only-05,companion
+@test "05.18 edge: clients that flood hold up no one" {
+    # Each recv() brings 16 bytes: who reads until there is no more needs 12,800 calls for a client.
+    start_edge --faults recv:cap=16 -q 0
+    expected "a client of few words to be served before half of what the others sent is read"
+    because "to go on until EAGAIN is to serve one client alone: one turn, then to the end of the list"
+    signal_server STOP
+    tell @greedy1..3 connect send-bytes 200K @quiet connect send hello
+    signal_server CONT
+    tell @quiet expect hello
+    signal_server STOP
+    faults_reached recv
+    fault_calls recv
+    ((REPLY < 3 * 6400)) || fail_with "it was served after $REPLY calls of recv()"
+    signal_server CONT
+    tell @greedy1..3 drain
+}
+
+# bats test_tags=only-05,companion
+@test "05.19 edge: it calls epoll_ctl() once for each client" {
+    start_edge --faults epoll_ctl:EINTR:1000000
+    expected "no epoll_ctl() but the one that names a client to the kernel"
+    because "all is asked for at once, and for good: what is wanted now, the server knows by itself"
+    tell @c1..5 connect @c1..5 roundtrips 10 100
+    tell @slow rcvbuf 4K connect fill 64M
+    tell drain
+    fault_calls epoll_ctl
+    ((REPLY > 0)) || skip "faults.so sees no epoll_ctl of this server"
+    ((REPLY == 7)) || fail_with "$REPLY calls of epoll_ctl() for a listener and 6 clients"
+}
+
+# ---- callbacks.c: a loop that knows nothing --------------------------------------------------
+
+# start_callbacks ITS-OPTIONS [OPTION OF start_server]...
+start_callbacks() {
+    build_program 05-epoll/callbacks -pthread
+    start_server --program "${CALLBACKS:-$REPLY} $1" "${@:2}"
+}
+
+# The same, built with the address sanitizer, unless it is somebody else's program.
+start_checked_callbacks() {
+    local program=$build/05-epoll/callbacks-address
+
+    if [[ -z ${CALLBACKS-} ]]; then
+        compile "$program" "$course/05-epoll/callbacks.c" -pthread -g -fsanitize=address 2>/dev/null ||
+            skip "this compiler has no address sanitizer"
+    fi
+    start_server --program "${CALLBACKS:-$program} $1" "${@:2}"
+}
+
+# log_has_in_order TEXT...: fails when the log does not hold each of them after the one before
+log_has_in_order() {
+    local text
+
+    read_all "$server_log"
+    for text in "$@"; do
+        [[ $REPLY == *"$text"* ]] || fail_with "the log has no \"$text\" after what comes before it"
+        REPLY=${REPLY#*"$text"}
+    done
+}
+
+# bats test_tags=only-05,companion
+@test "05.20 callbacks: the loop is short, and knows neither sockets nor echo" {
+    local loop word
+
+    expected "a loop of fewer than 80 lines, neither blank nor comment, between its heading and the next"
+    because "what the loop knows, all that hangs on it must live with"
+    loop=$(awk '/^\/\* ---- The loop/ { inside = 1; next } /^\/\* ---- / { inside = 0 } inside' \
+        "$course/05-epoll/callbacks.c" | grep -vE '^[[:space:]]*(/\*.*|\*.*|//.*)?$')
+    [[ $loop == *epoll_wait* ]] || fail_with "no epoll_wait() below such a heading"
+    (($(wc -l <<<"$loop") < 80)) || fail_with "$(wc -l <<<"$loop") lines"
+    expected "none of accept, recv, send, socket, connection, queue in it"
+    for word in accept recv send socket connection queue; do
+        [[ $loop != *"$word"* ]] || fail_with "the word \"$word\""
+    done
+}
+
+# bats test_tags=only-05,companion
+@test "05.21 callbacks: a slow callback keeps everybody waiting" {
+    start_callbacks "--slow 50"
+    expected "five messages that came at once to take five times 50 ms: one after the other"
+    because "who sleeps in a callback stops the loop: that is what --slow shows"
+    signal_server STOP
+    tell @c1..5 connect send-bytes 10
+    tell mark
+    signal_server CONT
+    tell @c1..5 drain at-least 250
+    stop_server
+    tell_no_more
+
+    start_callbacks "--slow 50"
+    expected "a client who connects meanwhile to be accepted only after the slow message is answered"
+    tell @slow connect exchange 10
+    signal_server STOP
+    tell @slow send hello @new connect
+    signal_server CONT
+    tell @slow expect hello @new exchange 10
+    log_has_in_order 'sending "hello"' "new connection"
+}
+
+# bats test_tags=only-05,companion
+@test "05.22 callbacks: with a worker nobody waits for another" {
+    start_callbacks "--slow 200 --worker"
+    expected "ten messages that came at once and take 200 ms each to take less than half of 2 s together"
+    because "the loop must hand the work to a thread, and go back to epoll_wait()"
+    signal_server STOP
+    tell @c1..10 connect send-bytes 10
+    tell mark
+    signal_server CONT
+    tell @c1..10 drain at-least 200 at-most 1000
+    expected "each client's own echo, in order, while the work of others goes on"
+    tell @c1..10 send-bytes 100K
+    server_sleeps
+    tell @c1..10 drain
+    tell @c1..10 shutdown @c1..10 eof
+    stop_server
+    tell_no_more
+
+    start_callbacks "--slow 200 --worker"
+    expected "a client who connects meanwhile to be accepted before the slow message is answered"
+    tell @slow connect exchange 10
+    signal_server STOP
+    tell @slow send hello @new connect
+    signal_server CONT
+    tell @slow expect hello @new exchange 10
+    log_has_in_order 'received "hello"' "new connection" 'sending "hello"'
+}
+
+# stale_events ROUNDS [STEP...]: in one batch a client is closed by another's login, its descriptor
+# goes to a newcomer, and then its own last event comes. (Before the server is stopped each client's
+# echo was waited for before the next one spoke: so epoll_wait() was called since, and no old event
+# is left to change their order.) The steps are what that client does after its login.
+stale_events() {
+    local round steps=()
+
+    for ((round = 0; round < $1; round++)); do
+        steps+=(@old rcvbuf 4K connect send login expect login "${@:2}")
+        steps+=(@next connect exchange 10 @other connect exchange 10)
+        steps+=(stop "$server_pid")
+        steps+=(@next send login close @newcomer connect @old reset)
+        steps+=(cont "$server_pid")
+        steps+=(@newcomer exchange 10 close @other exchange 10 close)
+    done
+    peer "${steps[@]}"
+}
+
+# bats test_tags=only-05,companion
+@test "05.23 callbacks: an event of one who is gone does not reach the next with its number" {
+    because "the batch holds events of what was unregistered since: keep that until its end, and call it no more"
+    start_callbacks ""
+    expected "a newcomer to be untouched, 200 times, by the last event of the client whose descriptor it got"
+    stale_events 200
+    [[ $(grep -c "after another login" "$server_log") == 200 ]] || fail_with "not 200 logins that ended another"
+    expected "the same when that client was owed something, so that a hang-up is all that is left of it"
+    stale_events 1 fill 64M
+    stop_server
+    expected "the same, and not a word from the address sanitizer"
+    start_checked_callbacks ""
+    stale_events 10
+}
+
+# bats test_tags=only-05,companion
+@test "05.24 callbacks: a client may leave, or be closed, while a worker has its message" {
+    start_checked_callbacks "--slow 100 --worker"
+    expected "those who have left to be forgotten, and those who came instead to get their own echo alone"
+    because "the worker and the list of those done hold pointers: free nothing that they may still use"
+    tell @leaving1..5 connect send-bytes 1000 @old connect send login
+    wait_for_log "received" 6
+    tell @leaving1..5 reset @next connect send login
+    wait_for_log "after another login"
+    tell @c1..6 connect silence 200
+    tell @c1..6 exchange 100 @next expect login shutdown eof
+}
+
+# bats test_tags=only-05,companion
+@test "05.25 callbacks: options that make no sense are refused" {
+    local options
+
+    because "a number is checked before it is used; exit status 2 is for a wrong command line"
+    build_program 05-epoll/callbacks -pthread
+    for options in "--slow" "--slow x" "--slow -1" "--slow 60001" "--fast" "-s 1x" "0 127.0.0.1 1"; do
+        expected "callbacks $options to print the usage and exit with 2"
+        run_server --program "${CALLBACKS:-$REPLY} $options"
+        ((server_status == 2)) || fail_with "it $server_end"
+        log_has "usage: callbacks" || fail_with "no usage"
+        build_program 05-epoll/callbacks -pthread
+    done
+}

@@ -388,3 +388,31 @@ client_gives_up_within() {
         done
     done
 }
+
+# ---- select-timeout.c ------------------------------------------------------------------------
+
+# bats test_tags=only-06,companion
+@test "06.22 After a silence select times out, and there is time for other work" {
+    build_program 06-timeouts/select-timeout
+    start_server --program "$REPLY" -t 0.1 0
+    because "select() returns 0 when the time is over; Linux leaves none of it in the timeval, so set it anew"
+    expected "other work after each silence of 0.1 s"
+    wait_for_log "select left 0.000 s in the timeval" 3
+    wait_for_log "timed out, do some other work here" 3
+    expected "a client to be served between two time-outs"
+    peer connect exchange 100 shutdown eof
+    expected "sleep in between, although the time is set anew each time"
+    server_sleeps
+}
+
+# bats test_tags=only-06,companion
+@test "06.23 Under steady traffic the other work never comes" {
+    build_program 06-timeouts/select-timeout
+    start_server --program "$REPLY" -t 1 0
+    because "every client that speaks ends the wait, and the next one begins with the whole second"
+    expected "no time-out within 1.5 s, because there is a byte every 50 ms"
+    tell connect drip 30 50
+    log_lacks "timed out, do some other work here"
+    expected "the time-out when silence comes at last"
+    wait_for_log "timed out, do some other work here"
+}

@@ -13,11 +13,12 @@ each_walkthrough() {
     return $status
 }
 
-# same_steps README: its headings "### 03.4 ..." are the names of the tests, in their order.
+# same_steps README: its headings "### 03.4 ...", and its rows "| 03.20 | ... |" for programs beside the
+# ladder, are the names of the tests, in their order.
 same_steps() {
     local stage=${1%/README.md}
     diff --label "headings of $1" --label "tests of tests/$stage.bats" --unified=0 \
-        <(sed -n 's/^### \([0-9][0-9]\.[0-9].*\)/\1/p' "$1") \
+        <(sed -nE 's/^### ([0-9]{2}\.[0-9].*)/\1/p; s/^\| ([0-9]{2}\.[0-9]+) \| (.*) \|$/\1 \2/p' "$1") \
         <(sed -n 's/^@test "\(.*\)" {$/\1/p' "tests/$stage.bats")
 }
 
