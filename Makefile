@@ -31,11 +31,21 @@ help:
 	@echo 'make bench             CPU time a message, each server beside the plainest epoll loop'
 	@echo 'make lint              formatting, warnings and static analysis'
 	@echo 'make clean             remove build/'
+	@echo
+	@echo 'Beside the ladder, after make, on the port in brackets or on one that you give:'
+	@echo '  build/01-blocking/greeter          who is being served, by a greeting (8001)'
+	@echo '  build/01-blocking/threads          a thread for each client (10000)'
+	@echo '  build/03-select/chat               a chat room for nc and telnet (8008)'
+	@echo '  build/03-select/two-ports          several listeners in one select (8001 and 8002)'
+	@echo '  build/04-poll/revents              what poll, select and epoll report here'
+	@echo '  build/05-epoll/edge                the server of 05, edge-triggered (10000)'
+	@echo '  build/05-epoll/callbacks           an event loop; --slow MS, --worker (10000)'
+	@echo '  build/06-timeouts/select-timeout   the plain timeout of select (10000)'
 
 # Each program is one file. We ask for every warning; you need not: cc server.c -o server.
 build/0%: 0%.c Makefile
 	@mkdir -p $(@D)
-	$(CC) $(WARNINGS) $(CFLAGS) -pthread $< -o $@
+	$(CC) $(WARNINGS) $(CFLAGS) -pthread $< -o $@.new && mv $@.new $@
 
 build/peer: tests/lib/peer.c Makefile
 	@mkdir -p $(@D)
