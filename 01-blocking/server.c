@@ -154,7 +154,7 @@ static void close_connection(struct connection *c, const char *why, int error) {
     connection = NULL;
 }
 
-/* There is no descriptor, or no memory, for one more client: accept(2). It stays in the backlog, and
+/* There is no descriptor or no memory for one more client: accept(2). It stays in the backlog, and
  * the listener stays ready; so we must look away for a while, or we would try and fail as fast as
  * the machine can. */
 static void pause_accepting(void) {

@@ -183,7 +183,7 @@ static void close_connection(struct connection *c, const char *why, int error) {
         accept_again_at = seconds(); /* now there is a descriptor to be had */
 }
 
-/* There is no descriptor, or no memory, for one more client: accept(2). It stays in the backlog, and
+/* There is no descriptor or no memory for one more client: accept(2). It stays in the backlog, and
  * the listener stays ready; so we must look away for a while, or we would try and fail as fast as
  * the machine can. */
 static void pause_accepting(void) {
@@ -331,7 +331,7 @@ static void serve(int listener) {
             continue;
         }
 
-        /* First: later a number in the sets may be that of a newcomer, and they speak of the old. */
+        /* First: later on, a number in the sets may be that of a newcomer who was not asked for. */
         if (FD_ISSET(listener, &readable))
             accept_connection(listener);
         for (struct connection *c = connections, *next; c != NULL; c = next) {

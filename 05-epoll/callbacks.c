@@ -91,7 +91,7 @@ static int modify_source(struct source *source, uint32_t events) {
 
 /* Never calls again; to be used before the descriptor is closed. But the batch may hold an event of
  * this source, with a pointer to it. If the source were freed at once, another that is registered
- * meanwhile might get its memory, and be called for what happened to somebody else. So it stays, and
+ * meanwhile might get its memory, and be called for what happened to another. So it stays, and
  * calls nobody, until the batch is over. */
 static void unregister_source(struct source *source) {
     epoll_ctl(epoll, EPOLL_CTL_DEL, source->fd, NULL);
@@ -266,7 +266,7 @@ static void write_name(char *name, const struct sockaddr_storage *address, sockl
     snprintf(name, NAME_SIZE, strchr(host, ':') ? "[%s]:%s" : "%s:%s", host, port);
 }
 
-/* Tells the loop what c waits for now. We do not read from a client while we owe it something. So one
+/* Tells the loop what c waits for now. We do not read from a client that we owe something. So one
  * that does not take its echo cannot make us store more and more: its own sends come to a halt.
  * Returns -1, with errno set, if the loop cannot be told. */
 static int watch(struct connection *c) {
@@ -286,7 +286,7 @@ static void resume_accepting(void *data, uint32_t happened) {
     modify_source(listener_source, EPOLLIN);
 }
 
-/* There is no descriptor, or no memory, for one more client: accept(2). It stays in the backlog, and
+/* There is no descriptor or no memory for one more client: accept(2). It stays in the backlog, and
  * the listener stays ready; so we must look away for a while, or we would try and fail as fast as
  * the machine can. */
 static void pause_accepting(void) {

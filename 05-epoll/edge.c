@@ -201,7 +201,7 @@ static void watch(struct connection *c) {
     enlist(c);
 }
 
-/* Asks the kernel, once and for all, for whatever happens on fd: with EPOLLET it reports each change
+/* Asks the kernel once and for all for whatever happens on fd: with EPOLLET it reports each change
  * once, so writability may be asked for, too. The listener's c is NULL: so the loop knows it. */
 static int watch_edges(int fd, struct connection *c) {
     struct epoll_event event = {.events = EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLET, .data.ptr = c};
@@ -219,8 +219,8 @@ static void close_connection(struct connection *c, const char *why, int error) {
         accept_again_at = seconds(); /* now there is a descriptor to be had */
 }
 
-/* There is no descriptor, or no memory, for one more client: accept(2). It stays in the backlog, and
- * nothing will remind us of it; so we must try again by ourselves, though not as fast as the machine
+/* There is no descriptor or no memory for one more client: accept(2). It stays in the backlog, and
+ * nothing will remind us of it; so we must try again by ourselves, but not as fast as the machine
  * can. */
 static void pause_accepting(void) {
     /* Said once. When a client has left, and others still wait, it is no news. */
@@ -232,7 +232,7 @@ static void pause_accepting(void) {
     accept_again_at = seconds() + 1;
 }
 
-/* Takes the next client from the listener's backlog, if one is there. That there is none only EAGAIN
+/* Takes the next client from the listener's backlog, if one is there. That none is, only EAGAIN
  * says; after any other error there may be more. */
 static void accept_connection(int listener) {
     struct sockaddr_storage address;
