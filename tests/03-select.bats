@@ -10,21 +10,6 @@
 # shellcheck disable=SC2154 # the helper sets $port, $host, $server_log ...
 load lib/helper
 
-# ---- For lib/helper.bash ---------------------------------------------------------------------
-
-# To cut off the front of a long log takes seconds: only when the next one is looked for.
-log_has() {
-    local count=${2:-1} rest
-
-    read_all "$server_log"
-    rest=$REPLY
-    while [[ $rest == *"$1"* ]]; do
-        ((--count > 0)) || return 0
-        rest=${rest#*"$1"}
-    done
-    return 1
-}
-
 # ---- Who is ready is served ------------------------------------------------------------------
 
 @test "03.1 Whoever is ready is served, in any order" {

@@ -537,15 +537,17 @@ read_all() {
     fi
 }
 
+# To cut off the front of a long log takes seconds: only when the next one is looked for.
 log_has() {
     local count=${2:-1} rest
 
     read_all "$server_log"
     rest=$REPLY
-    while ((count-- > 0)); do
-        [[ $rest == *"$1"* ]] || return 1
+    while [[ $rest == *"$1"* ]]; do
+        ((--count > 0)) || return 0
         rest=${rest#*"$1"}
     done
+    return 1
 }
 
 wait_for_log() {
