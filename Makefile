@@ -6,7 +6,7 @@ WARNINGS = -std=c11 -Wall -Wextra -Wpedantic -Wshadow -Wconversion
 STAGES   = $(sort $(wildcard 0[1-6]-*))
 NUMBERS  = $(foreach s,$(STAGES),$(firstword $(subst -, ,$(s))))
 PROGRAMS = $(patsubst %.c,build/%,$(sort $(wildcard 0[1-6]-*/*.c)))
-SUITES   = $(NUMBERS) docs
+SUITES   = $(NUMBERS) edge docs
 TOOLS    = build/peer build/faults.so
 
 # STAGE=03, STAGE=3 and STAGE=03-select mean the same.
@@ -14,6 +14,12 @@ stage = $(firstword $(foreach s,$(STAGES),$(if $(filter $(STAGE) 0$(STAGE)-%,$(s
 ifdef STAGE
 ifeq ($(stage),)
 $(error STAGE=$(STAGE) is none of $(NUMBERS))
+endif
+endif
+
+ifneq ($(SERVER)$(CLIENT),)
+ifeq ($(STAGE)$(filter-out test,$(MAKECMDGOALS)),)
+$(error say for which stage: make test STAGE=01 SERVER=./mine)
 endif
 endif
 
@@ -72,7 +78,7 @@ else
 # One bats for each stage, side by side. Each keeps quiet until it is done.
 test: all
 	@tests/run --prepare
-	@$(MAKE) --no-print-directory --keep-going --jobs=7 --output-sync=target $(SUITES:%=test-%); \
+	@$(MAKE) --no-print-directory --keep-going --jobs=8 --output-sync=target $(SUITES:%=test-%); \
 	status=$$?; tests/run --total $(SUITES); exit $$status
 endif
 
