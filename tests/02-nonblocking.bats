@@ -245,7 +245,7 @@ has_a_client() {
     faults_reached connect
 }
 
-# bats test_tags=only-02
+# bats test_tags=only-02,client
 @test "02.17 The client tells how often it asked in vain" {
     expected "exit status 0, and a line that says so often \"in vain\", after a server that thinks for 100 ms"
     because "each call that says EAGAIN was a question in vain: here is the time for something else"

@@ -285,7 +285,7 @@ read_lines_of() {
     done <"$client_out"
 }
 
-# bats test_tags=only-03
+# bats test_tags=only-03,client
 @test "03.14 The client talks on two connections, on each in the walkthrough's order" {
     local name names message wanted=''
 
@@ -305,7 +305,7 @@ read_lines_of() {
     done
 }
 
-# bats test_tags=only-03
+# bats test_tags=only-03,client
 @test "03.15 The client reads from whichever connection is ready" {
     # It answers on the first connection when a third has come: ours.
     serve @a accept @b accept @a expect hello @b expect hello send hello \
@@ -319,7 +319,7 @@ read_lines_of() {
     serve_ends
 }
 
-# bats test_tags=only-03
+# bats test_tags=only-03,client
 @test "03.16 The client sleeps while it waits" {
     local before start ran waited
 
@@ -346,7 +346,7 @@ read_lines_of() {
     serve_ends
 }
 
-# bats test_tags=only-03
+# bats test_tags=only-03,client
 @test "03.17 The client opens as many connections as it is told to" {
     local names
 
@@ -361,7 +361,7 @@ read_lines_of() {
     ((${#names[@]} == 100)) || fail_with "${#names[@]} connections"
 }
 
-# bats test_tags=only-03
+# bats test_tags=only-03,client
 @test "03.18 The client says so when it cannot have as many connections" {
     local bad
 

@@ -179,7 +179,7 @@ same_bytes() {
     cmp -s "$1" "$2" || fail_with "other bytes: $(stat -c %s "$2") came back of $(stat -c %s "$1")"
 }
 
-# bats test_tags=only-04
+# bats test_tags=only-04,client
 @test "04.8 The client is a pipe to the server" {
     start_server
     expected "the echo of what is written into its standard input on its standard output, at once"
@@ -195,7 +195,7 @@ same_bytes() {
     client_has_printed $'a\nb\nc' || fail_with "more than the echo"
 }
 
-# bats test_tags=only-04
+# bats test_tags=only-04,client
 @test "04.9 An input that ends at once is no error" {
     start_server
     expected "exit status 0 and no output for a pipe that is closed without a byte in it"
@@ -210,7 +210,7 @@ same_bytes() {
     client_has_printed '' || fail_with "some output"
 }
 
-# bats test_tags=only-04
+# bats test_tags=only-04,client
 @test "04.10 What is still in the pipe when its writer has left is not lost" {
     start_server -q 0
     expected "the echo of 60,000 bytes that were in the pipe when it was closed"
@@ -227,7 +227,7 @@ same_bytes() {
     same_bytes "$BATS_TEST_TMPDIR/bytes" "$client_out"
 }
 
-# bats test_tags=only-04
+# bats test_tags=only-04,client
 @test "04.11 At the end of its input the client half-closes, and waits for the rest" {
     serve accept expect 'hello' eof send 'hel' pause 50 send 'lo' close
     expected "an end of file for the server, then all of the echo, and exit status 0"
@@ -240,7 +240,7 @@ same_bytes() {
     serve_ends
 }
 
-# bats test_tags=only-04
+# bats test_tags=only-04,client
 @test "04.12 Sixteen megabytes go through, from a file and from a pipe" {
     local bytes=$BATS_TEST_TMPDIR/bytes
 
@@ -269,7 +269,7 @@ input_position() {
     done <"/proc/$client_pid/fdinfo/0"
 }
 
-# bats test_tags=only-04
+# bats test_tags=only-04,client
 @test "04.13 If nobody reads its output the client stops reading its input" {
     local bytes=$BATS_TEST_TMPDIR/bytes result=$BATS_TEST_TMPDIR/result output
 
@@ -295,7 +295,7 @@ input_position() {
     same_bytes "$bytes" "$result"
 }
 
-# bats test_tags=only-04
+# bats test_tags=only-04,client
 @test "04.14 The client sleeps while it waits, also when its input has ended" {
     serve accept expect 'hello' eof hold
     expected "less than a fifth of a core while nothing comes in"
@@ -313,7 +313,7 @@ input_position() {
     client_sleeps
 }
 
-# bats test_tags=only-04
+# bats test_tags=only-04,client
 @test "04.15 A server that leaves ends the client, while its input stays open" {
     because "who waits in read() for somebody to type does not see what happens to the socket: poll() both"
     start_server
@@ -341,7 +341,7 @@ input_position() {
     client_complains "?"
 }
 
-# bats test_tags=only-04
+# bats test_tags=only-04,client
 @test "04.16 The client says so when the server answers too little or too much" {
     local input=$BATS_TEST_TMPDIR/hello
 
@@ -368,7 +368,7 @@ fd_flags() {
     done <"/proc/$client_pid/fdinfo/$1"
 }
 
-# bats test_tags=only-04
+# bats test_tags=only-04,client
 @test "04.17 The client leaves its input and output as they were" {
     local fd
 
@@ -386,7 +386,7 @@ fd_flags() {
     client_ends 0
 }
 
-# bats test_tags=only-04
+# bats test_tags=only-04,client
 @test "04.18 The client goes on after interrupted and short calls" {
     local bytes=$BATS_TEST_TMPDIR/bytes
 
@@ -403,7 +403,7 @@ fd_flags() {
     faults_reached recv send
 }
 
-# bats test_tags=only-04
+# bats test_tags=only-04,client
 @test "04.19 The client refuses what it cannot do" {
     local bad
 

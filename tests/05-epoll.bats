@@ -183,7 +183,7 @@ read_figures() {
     longest=$((10#${BASH_REMATCH[1]}${BASH_REMATCH[2]}))
 }
 
-# bats test_tags=only-05
+# bats test_tags=only-05,client
 @test "05.6 The client sends as many messages as it is told to, and no more" {
     local messages rate elapsed p50 p99 p999 longest
 
@@ -205,7 +205,7 @@ read_figures() {
     ((elapsed >= 290)) || fail_with "an end after $elapsed ms"
 }
 
-# bats test_tags=only-05
+# bats test_tags=only-05,client
 @test "05.7 The client's figures are true" {
     local messages rate elapsed p50 p99 p999 longest expected_rate
 
@@ -245,7 +245,7 @@ server_has_client() {
     ((REPLY > sockets_at_start))
 }
 
-# bats test_tags=only-05
+# bats test_tags=only-05,client
 @test "05.8 The client finds an echo that is wrong" {
     expected "exit status 1, and the reason on standard error, for other bytes than it sent"
     because "as many bytes are not yet the same bytes: compare each with what stands there in the stream"
@@ -258,7 +258,7 @@ server_has_client() {
     client_complains "?"
 }
 
-# bats test_tags=only-05
+# bats test_tags=only-05,client
 @test "05.9 The client says so when the server leaves" {
     because "a figure that was taken from half a run is worth nothing: say what happened, and exit(1)"
     expected "exit status 1, and the reason on standard error, when the server hangs up"
@@ -279,7 +279,7 @@ server_has_client() {
     client_complains "refused"
 }
 
-# bats test_tags=only-05
+# bats test_tags=only-05,client
 @test "05.10 The client says at once when it cannot have as many connections" {
     local bad
 
@@ -300,7 +300,7 @@ server_has_client() {
     serve_ends
 }
 
-# bats test_tags=only-05
+# bats test_tags=only-05,client
 @test "05.11 A server that never answers ends the client" {
     serve accept hold
     expected "exit status 1, and the reason on standard error, about 5 s after the last echo came"

@@ -55,12 +55,24 @@ in_words() {
 
 # ---- The server ----
 
+# What a shell, or make, has left open would be descriptors that the server cannot use.
+close_descriptors() {
+    local fd
+    for fd in /proc/"$BASHPID"/fd/*; do
+        fd=${fd##*/}
+        ((fd > 2 && fd != 255)) && eval "exec $fd>&-"
+    done
+}
+
 # start_server STAGE [OPTION...]: sets server to its process and port to its port.
 start_server() {
     local program=build/$1/server line="" tries
     shift
     log=$(mktemp "$scratch/log.XXXXXX")
-    "$program" "$@" 0 >"$log" 2>&1 {bus}>&- {prompt}>&- </dev/null &
+    (
+        close_descriptors
+        exec "$program" "$@" 0 >"$log" 2>&1 </dev/null
+    ) &
     server=$!
     children+=("$server")
     for ((tries = 0; tries < 500; tries++)); do

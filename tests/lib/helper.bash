@@ -95,7 +95,7 @@
 #   client_complains TEXT    fails when its standard error lacks TEXT; "*" stands for anything
 #   build_program STAGE/NAME [FLAG]...   builds a companion when out of date; REPLY = its path
 #
-# POSIX sh would not do: no naps without a fork, no arrays. bash 4.4 or newer.
+# POSIX sh would not do: no naps without a fork, no arrays. bash 5.0 or newer.
 
 # shellcheck disable=SC2034 # the tests use what is set here
 
@@ -337,7 +337,7 @@ end_text() {
 doing() {
     local number first
 
-    REPLY="is running, in no call that waits"
+    REPLY="is busy: it runs, and waits in no call"
     is_running "$1" || {
         REPLY="has ended"
         return 0
@@ -434,7 +434,7 @@ start_server() {
     expected "the server to print \"starting up on HOST port N\" as its first line"
     listening_port
     if [[ -n $REPLY ]]; then
-        because "output into a file stays in a buffer until it is full: setvbuf(), fflush()"
+        because "output into a file stays in a buffer until it is full: setvbuf(), fflush(), python3 -u"
         fail_with "it IS listening on port $REPLY, but the line never arrived"
     fi
     because "the tests learn the port from that line, on stdout or stderr"
@@ -766,6 +766,9 @@ peer_failed() {
         fi
         [[ $text == *" within "* ]] || nap
     done
+    if [[ $text == *": eof: got nothing within "* ]]; then
+        because "the client has sent end of file: recv() returns 0, and close() is the answer to that. See 01.1"
+    fi
     if [[ $text == *" within "* && -n $2 ]]; then
         fail_with "$text" "the server $2"
     fi
@@ -1057,6 +1060,7 @@ sockets_are_closed() {
 last_look() {
     local doing_now
 
+    # The test itself has passed: what follows is about what it left behind.
     because_text=
     expected "the server to outlive the test"
     server_is_alive || return
@@ -1067,7 +1071,8 @@ last_look() {
         doing "$server_pid"
         doing_now=$REPLY
         socket_count
-        fail_with "$((REPLY - sockets_at_start)) still open when all have left; the server $doing_now"
+        fail_with "all else went well, but $((REPLY - sockets_at_start)) are still open when all have left" \
+            "the server $doing_now"
         return
     fi
     expected "a server with nothing to do to sleep"
