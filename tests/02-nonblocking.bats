@@ -166,11 +166,6 @@ setup() {
     faults_reached accept
 }
 
-has_a_client() {
-    socket_count
-    ((REPLY > sockets_at_start))
-}
-
 # ---- At rest ---------------------------------------------------------------------------------
 
 @test "02.12 While nothing happens the log stays as it is" {

@@ -10,16 +10,6 @@
 # shellcheck disable=SC2030,SC2031,SC2034,SC2154 # the helper sets and reads what is here
 load lib/helper
 
-# Those who play so many clients need as many descriptors as the server.
-needs_open_files() {
-    local limit
-
-    limit=$(ulimit -Hn)
-    if [[ $limit != unlimited ]] && ((limit < $1)); then
-        skip "this takes $1 descriptors, and \"ulimit -Hn\" allows $limit"
-    fi
-}
-
 # ---- Any number of clients -------------------------------------------------------------------
 
 @test "04.1 More clients than select could watch are served" {

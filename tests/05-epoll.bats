@@ -10,16 +10,6 @@
 # shellcheck disable=SC2030,SC2031,SC2034,SC2154 # the helper sets and reads what is here
 load lib/helper
 
-# Those who play so many clients need as many descriptors as the server.
-needs_open_files() {
-    local limit
-
-    limit=$(ulimit -Hn)
-    if [[ $limit != unlimited ]] && ((limit < $1)); then
-        skip "this takes $1 descriptors, and \"ulimit -Hn\" allows $limit"
-    fi
-}
-
 # ---- Very many clients -----------------------------------------------------------------------
 
 @test "05.1 Eight thousand clients are all served" {
@@ -240,11 +230,6 @@ server_has_woken_up() {
     ((REPLY >= $1))
 }
 
-server_has_client() {
-    socket_count
-    ((REPLY > sockets_at_start))
-}
-
 # bats test_tags=only-05,client
 @test "05.8 The client finds an echo that is wrong" {
     expected "exit status 1, and the reason on standard error, for other bytes than it sent"
@@ -268,7 +253,7 @@ server_has_client() {
     expected "the same when the server is killed while all send"
     start_server -q 0
     start_client -c 20 -d 10 "$port" "$host"
-    wait_until "the client to connect" server_has_client
+    wait_until "the client to connect" has_a_client
     stop_server KILL
     client_ends 1
     client_complains "?"

@@ -48,11 +48,6 @@ work_came_in_time() {
     ((times >= passed / interval / 3)) || fail_with "$times times within $((passed / 1000)) ms: too seldom"
 }
 
-has_a_client() {
-    socket_count
-    ((REPLY > sockets_at_start))
-}
-
 # ---- Other work ------------------------------------------------------------------------------
 
 @test "06.1 There is time for other work every -t seconds" {

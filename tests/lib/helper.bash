@@ -54,6 +54,8 @@
 #   log_lacks TEXT           fails when it does stand there now
 #   wait_until WHAT COMMAND...   waits until COMMAND succeeds; WHAT is how the block calls it
 #                            ("its sockets to be closed"). COMMAND must not fork: see below.
+#   has_a_client             whether it has accepted somebody who is still there: for wait_until
+#   needs_open_files N       skips the test where so many descriptors are not allowed
 #   faults_reached CALL...   skips the test when faults.so does not see these calls of the server
 #                            (static, another run-time). After the calls were made.
 #
@@ -534,6 +536,23 @@ read_all() {
     IFS= read -r -N 1000000 REPLY <"$1" || :
     if ((${#REPLY} == 1000000)); then
         REPLY=$(tail -c 100000 "$1" | tr -d '\0')
+    fi
+}
+
+# Has the server accepted somebody who is still there? For wait_until.
+has_a_client() {
+    socket_count
+    ((REPLY > sockets_at_start))
+}
+
+# Skips the test where so many descriptors are not allowed. Whoever plays so many clients needs as many
+# as the server.
+needs_open_files() {
+    local limit
+
+    limit=$(ulimit -Hn)
+    if [[ $limit != unlimited ]] && ((limit < $1)); then
+        skip "this takes $1 descriptors, and \"ulimit -Hn\" allows $limit"
     fi
 }
 
