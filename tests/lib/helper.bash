@@ -118,9 +118,10 @@ choose_programs() {
     read -r -a server_command <<<"${SERVER:-$build/$stage_directory/server}"
     read -r -a client_command <<<"${CLIENT:-$build/$stage_directory/client}"
 
-    # bats notes where it is before every command, for its message when one fails. Not in here:
-    # a failure is then reported at the line of the test, and the tests take half the time.
-    bats_add_debug_exclude_path "$tests_directory/lib"
+    # bats notes where it is before every command, for its message when one fails. Not in here: a
+    # failure is then reported at the line of the test, and the tests take half the time.
+    set +o functrace
+    declare -ft "${BATS_TEST_NAME-}" 2>/dev/null || :
 }
 
 # compile OUTPUT SOURCE [FLAG]...: when it is missing or older than its source. Two test files may
@@ -178,9 +179,10 @@ stretch() {
 }
 
 # await COMMAND...: until it succeeds. Fails at the deadline, or when the server ends before: with
-# $awaited = "deadline" or "server".
+# $awaited = "deadline" or "server". A look costs time of a core, which the server may need: so the
+# second comes after 2 ms, and then they come ever less often.
 await() {
-    local deadline
+    local deadline pause=2 seconds
 
     stretch 5000000
     deadline=$((REPLY + ${EPOCHREALTIME//[!0-9]/}))
@@ -194,7 +196,9 @@ await() {
             awaited=deadline
             return 1
         fi
-        nap
+        printf -v seconds '0.%03d' "$pause"
+        nap "$seconds"
+        ((pause >= 50)) || ((pause *= 2))
     done
 }
 
