@@ -123,7 +123,7 @@ static size_t filler_count;
 static double slow = 1;            /* from the environment: stretches every deadline */
 static int64_t limit = 5 * SECOND; /* of a step that waits; -t, times slow */
 static int64_t marked;             /* when `mark` was */
-static int64_t slowest;            /* the longest of the last round trips */
+static int64_t quickest;           /* the shortest of the last round trips */
 
 static struct {                     /* what is being done, for the message if it fails */
     int number;                     /* of the step; 0: none yet */
@@ -1123,13 +1123,13 @@ static void step_drip(struct connection *c, const struct value *value) {
 
 static void step_roundtrips(struct connection *c, const struct value *value) {
     if (doing.turn == 0) {
-        slowest = 0;
+        quickest = INT64_MAX;
     }
     for (size_t i = 0; i < value[0].number; i++) {
         int64_t start = clock_now();
         echo(c, simple_plan(c, value[1].number));
         int64_t duration = clock_now() - start;
-        slowest = duration > slowest ? duration : slowest;
+        quickest = duration < quickest ? duration : quickest;
     }
 }
 
@@ -1174,15 +1174,9 @@ static void step_elapsed(struct connection *c, const struct value *value) {
     print("elapsed %.1f ms", in_ms(clock_now() - marked));
 }
 
-static void step_slowest(struct connection *c, const struct value *value) {
+static void step_quickest_at_most(struct connection *c, const struct value *value) {
     (void)c;
-    (void)value;
-    print("slowest %.1f ms", in_ms(slowest));
-}
-
-static void step_slowest_at_most(struct connection *c, const struct value *value) {
-    (void)c;
-    check_at_most(slowest, value);
+    check_at_most(quickest, value);
 }
 
 static void step_pause(struct connection *c, const struct value *value) {
@@ -1326,8 +1320,11 @@ static const struct command commands[] = {
     {"at-most", {MS}, BOTH, step_at_most, "no more has passed since (times SLOW)"},
     {"at-least", {MS}, BOTH, step_at_least, "no less has passed since"},
     {"elapsed", {NONE}, BOTH, step_elapsed, "print \"elapsed 12.3 ms\""},
-    {"slowest", {NONE}, BOTH, step_slowest, "print \"slowest 0.1 ms\" of the last roundtrips"},
-    {"slowest-at-most", {MS}, BOTH, step_slowest_at_most, "it took no more (times SLOW)"},
+    {"quickest-at-most",
+     {MS},
+     BOTH,
+     step_quickest_at_most,
+     "so long took the quickest of the last roundtrips"},
     {"pause", {MS}, BOTH, step_pause, "a client that thinks; never to wait for a server"},
 
     {"stop", {PID}, BOTH, step_stop, "SIGSTOP, wait until it has stopped"},
