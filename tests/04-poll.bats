@@ -28,7 +28,9 @@ load lib/helper
     start_server --open-files 2100 -q 0
     expected "each of 2,000 clients to get its own echo, though all have spoken at once"
     because "an array that grows moves: what pointed into it points nowhere after realloc()"
-    tell @c1..2000 connect
+    # Not all at once: with each poll() one client is accepted, and all others are looked at.
+    tell @c1..500 connect @c500 exchange 10 @c501..1000 connect @c1000 exchange 10
+    tell @c1001..1500 connect @c1500 exchange 10 @c1501..2000 connect @c2000 exchange 10
     signal_server STOP
     tell @c1..2000 send-bytes 100
     signal_server CONT
