@@ -4,12 +4,17 @@
 
 cd "$BATS_TEST_DIRNAME/.." || exit
 
-# each_walkthrough COMMAND...: runs it on every NN-stage/README.md; fails if it does for any.
+# each_walkthrough COMMAND...: runs it on every NN-stage/README.md, on all at once; fails if it does for any.
 each_walkthrough() {
-    local readme status=0
-    for readme in 0[1-6]-*/README.md; do
-        "$@" "$readme" || status=1
+    local stage pid status=0 pids=()
+    for stage in 0[1-6]-*; do
+        "$@" "$stage/README.md" >"$BATS_TEST_TMPDIR/$stage" 2>&1 &
+        pids+=($!)
     done
+    for pid in "${pids[@]}"; do
+        wait "$pid" || status=1
+    done
+    cat "$BATS_TEST_TMPDIR"/0[1-6]-*
     return $status
 }
 
