@@ -13,7 +13,7 @@ load lib/helper
 # ---- Who is ready is served ------------------------------------------------------------------
 
 @test "03.1 Whoever is ready is served, in any order" {
-    because "select() leaves only the ready ones in its sets: make them anew before each call"
+    because "select() leaves only the ready ones in its sets: make them anew; its first argument is the highest descriptor plus one"
     start_server
     expected "five clients to be served three times, in changing order"
     tell @c1..5 connect @c1..5 exchange 10 @c5 exchange 10 @c3 exchange 10 @c1 exchange 10 \
@@ -164,6 +164,7 @@ be_slow_reader() {
 
 # ---- What select() does not promise ----------------------------------------------------------
 
+# bats test_tags=not-edge
 @test "03.10 Readiness that turns out false holds up no one" {
     local call hits=0
 
@@ -178,7 +179,7 @@ be_slow_reader() {
         fault_hits "$call"
         hits=$((hits + REPLY))
     done
-    ((hits > 0)) || skip "faults.so saw no select, poll or epoll_wait of this server"
+    ((hits > 0)) || skip "faults.so sees no select, poll or epoll_wait of this server (and to an edge-triggered one it does not lie)"
 }
 
 @test "03.11 An urgent byte is read beside the stream" {
@@ -408,6 +409,7 @@ join() {
     start_chat
     expected "each who joins to be announced to all, with its address and how many they are"
     join send 'anybody here?\n'
+    wait_for_log 'anybody here?'
     join
     join
     expected "a line to reach the two others, under the speaker's address, and not the speaker"
@@ -421,6 +423,7 @@ join() {
     tell @c1 expect "${address[3]} has left (clients: 1)\n"
     expected "one who is alone to hear nothing of what it says"
     tell @c1 send 'nobody is left\n'
+    wait_for_log 'nobody is left'
     tell @c2 connect local
     address[2]=${told#* }
     tell @c1..2 expect "New connection from ${address[2]} (clients: 2)\n"
@@ -627,7 +630,7 @@ join() {
     signal_server INT
     server_ends 0
     now
-    took_at_most 1500 $((REPLY - began))
+    took_at_most 3000 $((REPLY - began))
 }
 
 # took_at_most MS MICROSECONDS
@@ -823,7 +826,7 @@ start_two_ports() {
     now
     REPLY=$((REPLY - began))
     ((REPLY > 900000)) || fail_with "it came after $((REPLY / 1000)) ms"
-    took_at_most 1500 "$REPLY"
+    took_at_most 3000 "$REPLY"
     server_sleeps
     expected "the log to say who is ready, in every turn"
     because "say it after select(), of the sets that it gives back, before anything is done about them"
