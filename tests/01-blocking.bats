@@ -110,7 +110,7 @@ setup() {
 }
 
 @test "01.10 A reset while a reply is owed does not end the server" {
-    because "send() fails with ECONNRESET: an error of that client, so close it and serve the next"
+    because "send() fails with ECONNRESET: close that client, serve the next (to send again is 01.11)"
     start_server
     expected "the server to go on and serve the next client"
     signal_server STOP
@@ -180,6 +180,7 @@ setup() {
     because "bind() fails with EADDRINUSE: say so, and exit(1). SO_REUSEPORT would let both have it"
     run_server "$port"
     ((server_status == 1)) || fail_with "the server $server_end"
+    because "of \"Address already in use\" alone nobody learns which address: print it, and the port, too"
     log_has "$port" || fail_with "an error that does not name port $port"
     log_has "lready in use" || fail_with "an error that does not say \"already in use\""
     expected "the first line to wait until bind() and listen() have succeeded"
@@ -217,20 +218,32 @@ setup() {
     [[ -n $found ]] || skip "this machine has no IPv6 (no ::1 in /proc/net/if_inet6)"
 
     because "getaddrinfo() gives an address of the right family; sockaddr_in has no room for this one"
+    expected "a server that is told ::1 to say so in its first line, and an echo over ::1"
     start_server 0 ::1
-    expected "an echo over ::1"
+    [[ $host == ::1 ]] || fail_with "its first line says that it listens on $host"
     peer connect exchange 64K shutdown eof
 }
 
 @test "01.17 Nobody outside this machine can connect unless you say so" {
-    local hex
-
     start_server
     expected "a server that is told no HOST to listen on 127.0.0.1, port $port"
     because "INADDR_ANY opens an exercise to the whole network; and a port needs htons()"
-    printf -v hex '0100007F:%04X' "$port"
-    awk -v address="$hex" '$2 == address && $4 == "0A" { found = 1 } END { exit !found }' /proc/net/tcp ||
-        fail_with "nothing in /proc/net/tcp listens there"
+    if listens_on 00000000; then
+        fail_with "it listens on 0.0.0.0: on every address of this machine"
+    fi
+    listens_on 0100007F || fail_with "nothing in /proc/net/tcp listens there"
+    expected "a server that is told 127.0.0.2 to listen there"
+    because "the second argument is the address for bind()"
+    start_server 0 127.0.0.2
+    listens_on 0200007F || fail_with "nothing in /proc/net/tcp listens on port $port of 127.0.0.2"
+}
+
+# listens_on ADDRESS: is there a listening socket (0A) with this address, and the server's port?
+listens_on() {
+    local where
+
+    printf -v where '%s:%04X' "$1" "$port"
+    awk -v where="$where" '$2 == where && $4 == "0A" { found = 1 } END { exit !found }' /proc/net/tcp
 }
 
 # ---- The log ---------------------------------------------------------------------------------
@@ -382,17 +395,20 @@ setup() {
 
 # bats test_tags=client
 @test "01.29 The client sends the messages that it is given" {
-    local long
+    local quarter long
 
-    printf -v long '%0100000d' 0
+    printf -v quarter '%025000d' 0
+    long=$quarter$quarter$quarter$quarter
     expected "its arguments, without a byte more, and exit status 0"
     because "a message has the length that it has; of a long one send() may take a part"
     serve accept expect 'a b' send 'a b' expect 'c%s%n' send 'c%s%n' eof close
     run_client 0 "$port" 127.0.0.1 'a b' 'c%s%n'
     serve_ends
-    expected "a message of 100,000 bytes to come back and exit status 0"
-    start_server
-    run_client 0 "$port" "$host" "$long"
+    expected "a message of 100,000 bytes to be sent whole, read whole, and exit status 0"
+    serve accept expect "$quarter" expect "$quarter" expect "$quarter" expect "$quarter" \
+        send "$quarter" send "$quarter" send "$quarter" send "$quarter" eof close
+    run_client 0 "$port" 127.0.0.1 "$long"
+    serve_ends
 }
 
 # bats test_tags=client
@@ -467,13 +483,16 @@ setup() {
 
 # bats test_tags=client
 @test "01.36 The client goes on after interrupted and short calls" {
-    start_server
-    expected "exit status 0"
+    local faults text='It is sent in pieces of 7 bytes, and read in pieces of 3.'
+
+    expected "a message to be sent whole, read whole, and exit status 0"
     because "EINTR is no error, and connect() goes on without us; a short send() leaves a rest"
-    run_client 0 --faults connect:EINTR:1,recv:EINTR:1%2,send:EINTR:1%2,select:EINTR:1%2,poll:EINTR:1%2 "$port" "$host"
-    faults_reached connect recv send
-    run_client 0 --faults recv:cap=3,send:cap=7 "$port" "$host"
-    faults_reached recv send
+    for faults in recv:EINTR:1%2,send:EINTR:1%2,select:EINTR:1%2,poll:EINTR:1%2 recv:cap=3,send:cap=7; do
+        serve accept expect "$text" send "$text" eof close
+        run_client 0 --faults "connect:EINTR:1,$faults" "$port" 127.0.0.1 "$text"
+        faults_reached connect recv send
+        serve_ends
+    done
 }
 
 # bats test_tags=client
