@@ -425,6 +425,11 @@ has_started_up() {
 start_server() {
     default_port=0 launch_server "$@"
     if await has_started_up; then
+        if ((port == 0)); then
+            expected "the port that the kernel has picked"
+            because "for port 0 bind() takes any that is free: getsockname(2) tells which"
+            fail_with "the server says that it listens on port 0"
+        fi
         socket_count
         sockets_at_start=$REPLY
         return
@@ -439,9 +444,13 @@ start_server() {
     fi
     expected "the server to print \"starting up on HOST port N\" as its first line"
     listening_port
-    if [[ -n $REPLY ]]; then
+    if [[ -n $REPLY && ! -s $server_log ]]; then
         because "output into a file stays in a buffer until it is full: setvbuf(), fflush(), python3 -u"
         fail_with "it IS listening on port $REPLY, but the line never arrived"
+    fi
+    if [[ -n $REPLY ]]; then
+        because "the tests look for these very words; a line that never came may be in a buffer (fflush(), python3 -u)"
+        fail_with "it IS listening on port $REPLY, but what it has printed is something else"
     fi
     because "the tests learn the port from that line, on stdout or stderr"
     doing "$server_pid"
@@ -734,10 +743,24 @@ faults_reached() {
 
 peer_out=''
 
+# look_at_server: notes what it does, and has logged, while its client waits. When the client has
+# given up, and left, both may look as if nothing had been wrong.
+look_at_server() {
+    doing "$server_pid"
+    seen=$REPLY
+    read_all "$server_log"
+    log_seen=$REPLY
+}
+
+seen=''
+log_seen=''
+
 # Runs build/peer and looks at the server while it waits: by the time that it has given up, its
 # connections are closed, and a server that hung in one of them goes on.
 peer() {
-    local options=() part result line='' text='' status='' look seen=''
+    local options=() part result line='' text='' status='' look
+
+    seen=
 
     if [[ $1 == -t ]]; then
         options=(-t "$2")
@@ -756,8 +779,7 @@ peer() {
         read -r -t "$look" -u "$peer_fd" part && result=0 || result=$?
         line+=$part # when its time is up, read hands over what it has: perhaps half a line
         if ((result > 128)); then
-            doing "$server_pid"
-            seen=$REPLY
+            look_at_server
             continue
         fi
         case $line in
@@ -768,13 +790,12 @@ peer() {
         ((result == 0)) || status=${status:-none}
     done
     exec {peer_fd}<&-
-    [[ $status == 0 ]] || peer_failed "$text" "$seen"
+    [[ $status == 0 ]] || peer_failed "$text"
 }
 
-# peer_failed TEXT SEEN: what peer said ("peer: step 3, a: expect ..."), and what the server did
-# while it waited.
+# peer_failed TEXT: what peer said ("peer: step 3, a: expect ...").
 peer_failed() {
-    local text=${1#peer: } moment
+    local text=${1#peer: } moment threads
 
     if [[ $text =~ ^step\ [0-9]+,\ ([^:]+):\ (.*) ]]; then
         text="client ${BASH_REMATCH[1]}: ${BASH_REMATCH[2]}"
@@ -792,8 +813,14 @@ peer_failed() {
     if [[ $text == *": eof: got nothing within "* ]]; then
         because "the client has sent end of file: recv() returns 0, and close() is the answer to that. See 01.1"
     fi
-    if [[ $text == *" within "* && -n $2 ]]; then
-        fail_with "$text" "the server $2"
+    if [[ $text == *" within "* && -n $seen ]]; then
+        threads=(/proc/"$server_pid"/task/*)
+        if [[ $stage != 01 && ${#threads[@]} == 1 && $seen =~ ^is\ blocked\ in\ (accept|recv|send) &&
+            $because_text != *O_NONBLOCK* ]]; then
+            because "this call waits, and everybody with it: O_NONBLOCK on the listener and on each client. See 02.1"
+        fi
+        log_then=$log_seen
+        fail_with "$text" "the server $seen"
     fi
     fail_with "$text"
 }
@@ -803,8 +830,9 @@ tell_out=''
 told=''
 
 tell() {
-    local word line='' look part result answer='' seen=''
+    local word line='' look part result answer=''
 
+    seen=
     if [[ -z $tell_in ]]; then
         mkfifo "$BATS_TEST_TMPDIR/tell" "$BATS_TEST_TMPDIR/told"
         exec {tell_in}<>"$BATS_TEST_TMPDIR/tell" {tell_out}<>"$BATS_TEST_TMPDIR/told"
@@ -841,12 +869,11 @@ tell() {
         if ((result > 0)); then
             is_running "$tell_pid" || break
             if [[ -n $server_pid ]]; then
-                doing "$server_pid"
-                seen=$REPLY
+                look_at_server
             fi
         fi
     done
-    peer_failed "$answer" "$seen"
+    peer_failed "$answer"
 }
 
 tell_no_more() {
@@ -989,6 +1016,7 @@ client_complains() {
 
 expected_text=''
 because_text=''
+log_then='' # the server's log when it was last right to look at; empty: it is what it is now
 
 expected() {
     expected_text=$1
@@ -1009,14 +1037,13 @@ say_key() {
     done
 }
 
-# last_lines FILE: sets $lines to its last ten, escaped, none longer than 100 characters; or to the
+# last_lines TEXT: sets $lines to its last ten, escaped, none longer than 100 characters; or to the
 # first ten of a sanitizer's report.
 last_lines() {
     local line i LC_ALL=C
 
-    read_all "$1" 2>/dev/null
-    mapfile -t lines <<<"${REPLY%$'\n'}"
-    [[ -n $REPLY ]] || lines=()
+    mapfile -t lines <<<"${1%$'\n'}"
+    [[ -n $1 ]] || lines=()
     for i in "${!lines[@]}"; do
         if [[ ${lines[i]} == *"ERROR: AddressSanitizer"* || ${lines[i]} == *"runtime error:"* ]]; then
             lines=("${lines[@]:i:10}")
@@ -1050,13 +1077,16 @@ fail_with() {
     fi
     say_key read "${directories[0]##*/}/README.md, step $number"
     if [[ -n $server_log ]]; then
-        last_lines "$server_log"
+        read_all "$server_log" 2>/dev/null
+        last_lines "${log_then:-$REPLY}"
         say_key log "${lines[@]-(nothing)}"
     fi
     if [[ -n $client_out ]]; then
-        last_lines "$client_out"
+        read_all "$client_out" 2>/dev/null
+        last_lines "$REPLY"
         say_key client "${lines[@]-(nothing)}"
-        last_lines "$client_err"
+        read_all "$client_err" 2>/dev/null
+        last_lines "$REPLY"
         say_key stderr "${lines[@]-(nothing)}"
     fi
     if [[ -n $ending ]]; then
