@@ -31,6 +31,7 @@
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
+#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -145,7 +146,7 @@ struct connection {
 
 static struct source *listener_source; /* calls accept_callback */
 static struct source *timer_source;    /* calls resume_accepting */
-static bool out_of_descriptors;        /* we have said so, and no client has come or gone since */
+static double accept_again_at;         /* out of descriptors: when to try again, in seconds() */
 
 static struct connection *logged_in; /* who said "login" last, or NULL */
 
@@ -211,6 +212,14 @@ static void die(const char *call, const char *host, const char *port) {
  * (POSIX lets EAGAIN and EWOULDBLOCK differ. On Linux they are one.) */
 static bool is_temporary(int error) {
     return error == EAGAIN || error == EWOULDBLOCK || error == EINTR;
+}
+
+/* Seconds on a clock that nobody can set: see CLOCK_MONOTONIC in clock_gettime(2). */
+static double seconds(void) {
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
 /* From now on a call on fd that would have to wait fails with EAGAIN instead: O_NONBLOCK in
@@ -290,12 +299,13 @@ static void resume_accepting(void *data, uint32_t happened) {
  * the listener stays ready; so we must look away for a while, or we would try and fail as fast as
  * the machine can. */
 static void pause_accepting(void) {
-    if (!out_of_descriptors)
+    /* Said once. When a client has left, and others still wait, it is no news. */
+    if (seconds() > accept_again_at + 1)
         fprintf(stderr,
                 "out of descriptors: accept: %s; "
                 "trying again when a client leaves, or in a second\n",
                 strerror(errno));
-    out_of_descriptors = true;
+    accept_again_at = seconds() + 1;
     timerfd_settime(timer_source->fd, 0, &(struct itimerspec){.it_value.tv_sec = 1}, NULL);
     modify_source(listener_source, 0);
 }
@@ -312,9 +322,10 @@ static void close_connection(struct connection *c, const char *why, int error) {
     if (c->source != NULL)
         unregister_source(c->source);
     close(c->fd);
-    if (out_of_descriptors) /* now there is one to be had */
+    if (accept_again_at > seconds()) {
+        accept_again_at = seconds(); /* now there is a descriptor to be had */
         resume_accepting(NULL, 0);
-    out_of_descriptors = false;
+    }
     if (c == logged_in)
         logged_in = NULL;
     c->closed = true;
@@ -483,7 +494,6 @@ static void accept_callback(void *data, uint32_t happened) {
             say("accept: %s\n", strerror(errno)); /* a client that failed before we met it */
         return;
     }
-    out_of_descriptors = false;
 
     struct connection *c = calloc(1, sizeof *c);
     if (c == NULL || set_nonblocking(fd) == -1) {
