@@ -279,6 +279,7 @@ input_position() {
     expected "the client to sleep, and part of its input to be unread, while its output is full"
     because "each queue has an end: full here means full at the server, and then full for our input"
     client_sleeps
+    server_sleeps # so it is not the server that the client waits for
     input_position
     ((REPLY < 16 * 1024 * 1024)) || fail_with "it has read all, $REPLY bytes, and must store them"
     expected "all of the 16 MiB when somebody reads it"

@@ -15,13 +15,21 @@
 # shellcheck disable=SC2030,SC2031,SC2034,SC2154 # the helper sets and reads what is here
 load lib/helper
 
-# A client that does its steps beside what the test does, until meanwhile_no_more.
+# meanwhile STEP...: a client that does its steps beside what the test does, until meanwhile_no_more.
+# One of them must be `say ready`: the test goes on when it has come to that.
 meanwhile() {
+    : >"$BATS_TEST_TMPDIR/meanwhile"
     command=("$build/peer" "$port" "$host" "$@")
     settings=()
     open_files=
     launch /dev/null "$BATS_TEST_TMPDIR/meanwhile" "$BATS_TEST_TMPDIR/meanwhile"
     meanwhile_pid=$launched
+    wait_until "the other client to be served" meanwhile_is_ready
+}
+
+meanwhile_is_ready() {
+    read_all "$BATS_TEST_TMPDIR/meanwhile"
+    [[ $REPLY == *ready* ]]
 }
 
 meanwhile_no_more() {
@@ -120,11 +128,11 @@ work_came_in_time() {
     start_server -q -i 0.2 0
     expected "the quiet client to be closed within 1.5 s, no earlier than 200 ms, while another talks all the time"
     because "look for the overdue after every wait, not only after a silent one; and whoever makes progress goes to the end of the list"
-    meanwhile connect drip 500 10
+    meanwhile connect exchange 10 say ready drip 500 10
     peer connect mark send x gone at-least 200 at-most 1500
     meanwhile_no_more
     expected "the same under a flood"
-    meanwhile connect flood 5
+    meanwhile connect exchange 10 say ready flood 5
     peer connect mark send x gone at-least 200 at-most 1500
     meanwhile_no_more
 }
@@ -140,8 +148,7 @@ work_came_in_time() {
     start_server -q -i 0.5 0
     expected "a client that sends, but does not read, to be closed when nothing has moved for 0.5 s"
     because "what waits in a queue is no progress; only what send() took is"
-    meanwhile rcvbuf 4K connect fill 64M hold
-    wait_until "the client to be accepted" has_a_client
+    meanwhile rcvbuf 4K connect exchange 10 say ready fill 64M hold
     wait_until "its socket to be closed" sockets_are_closed
 }
 
