@@ -110,7 +110,7 @@ setup() {
 }
 
 @test "01.10 A reset while a reply is owed does not end the server" {
-    because "send() fails with ECONNRESET: close that client, serve the next (to send again is 01.11)"
+    because "send() fails with ECONNRESET: an error of that client, so close it and serve the next"
     start_server
     expected "the server to go on and serve the next client"
     signal_server STOP
@@ -254,7 +254,7 @@ listens_on() {
     printf -v long 'x%.0s' {1..60}
     start_server
     expected "the lines of the README, in its words, each as soon as it is true"
-    because "programs read logs too; and a log that waits in a buffer is lost when the server dies"
+    because "programs read logs, so the words must be these to the letter; or the line still waits in a buffer"
     tell connect local
     client=${told#* }
     wait_for_log "new connection from $client"$'\n'

@@ -27,7 +27,7 @@ load lib/helper
     needs_open_files 2100
     start_server --open-files 2100 -q 0
     expected "each of 2,000 clients to get its own echo, though all have spoken at once"
-    because "an array that grows moves: what pointed into it points nowhere after realloc()"
+    because "an array that grows moves: what pointed into it points nowhere after realloc(). Or see 04.1"
     # Not all at once: with each poll() one client is accepted, and all others are looked at.
     tell @c1..500 connect @c500 exchange 10 @c501..1000 connect @c1000 exchange 10
     tell @c1001..1500 connect @c1500 exchange 10 @c1501..2000 connect @c2000 exchange 10

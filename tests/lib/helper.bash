@@ -439,6 +439,9 @@ start_server() {
             expected "the server to start"
             because "its log may say more; or run it by hand"
         fi
+        if [[ ${arguments[*]-} == -* ]]; then
+            because "it was started with the arguments \"${arguments[*]}\": does it know them? Its log may say more"
+        fi
         reap_server
         fail_with "the server $server_end before its first line came"
     fi
@@ -692,7 +695,7 @@ server_sleeps() {
     fi
     if ! is_at_rest "${1:-100}"; then
         server_is_alive
-        fail_with "the server keeps $REPLY % of a core busy, with nothing to do"
+        fail_with "${ending:+all else went well, but }the server keeps $REPLY % of a core busy, with nothing to do"
     fi
 }
 
@@ -744,23 +747,30 @@ faults_reached() {
 peer_out=''
 
 # look_at_server: notes what it does, and has logged, while its client waits. When the client has
-# given up, and left, both may look as if nothing had been wrong.
+# given up, and left, both may look as if nothing had been wrong. So a look counts ($seen, $log_seen)
+# when another has come after it.
 look_at_server() {
+    seen=$last_seen
+    log_seen=$last_log
     doing "$server_pid"
-    seen=$REPLY
+    last_seen=$REPLY
     read_all "$server_log"
-    log_seen=$REPLY
+    last_log=$REPLY
 }
 
-seen=''
-log_seen=''
+look_no_more() {
+    seen=
+    log_seen=
+    last_seen=
+    last_log=
+}
 
 # Runs build/peer and looks at the server while it waits: by the time that it has given up, its
 # connections are closed, and a server that hung in one of them goes on.
 peer() {
     local options=() part result line='' text='' status='' look
 
-    seen=
+    look_no_more
 
     if [[ $1 == -t ]]; then
         options=(-t "$2")
@@ -806,6 +816,9 @@ peer_failed() {
     for moment in {1..10}; do
         if [[ -n $server_pid ]] && ! is_running "$server_pid"; then
             reap_server
+            if [[ $server_end == *SIGPIPE* && $because_text != *SIGPIPE* ]]; then
+                because "send() to a client that is gone raises SIGPIPE, unless told not to. See 01.11"
+            fi
             fail_with "the server $server_end" "$text"
         fi
         [[ $text == *" within "* ]] || nap
@@ -832,7 +845,7 @@ told=''
 tell() {
     local word line='' look part result answer=''
 
-    seen=
+    look_no_more
     if [[ -z $tell_in ]]; then
         mkfifo "$BATS_TEST_TMPDIR/tell" "$BATS_TEST_TMPDIR/told"
         exec {tell_in}<>"$BATS_TEST_TMPDIR/tell" {tell_out}<>"$BATS_TEST_TMPDIR/told"
