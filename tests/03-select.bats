@@ -769,6 +769,8 @@ start_two_ports() {
     build_program 03-select/two-ports
     start_server --program "$REPLY" "$@"
     wait_for_log "listening sockets: "
+    socket_count
+    sockets_at_start=$REPLY # after its first line it has opened another
     mapfile -t ports <"$server_log"
     ports=(nothing "${ports[@]#starting up on 127.0.0.1 port }")
 }
