@@ -157,16 +157,6 @@ client_has_printed() {
     [[ $REPLY == "$1" ]]
 }
 
-# What the helper does for the server, for the client. The name of a local variable is enough:
-# functions that a function calls see it.
-client_sleeps() {
-    local server_pid=$client_pid
-
-    if ! is_at_rest 100; then
-        fail_with "the client keeps $REPLY % of a core busy, with nothing to do"
-    fi
-}
-
 same_bytes() {
     cmp -s "$1" "$2" || fail_with "other bytes: $(stat -c %s "$2") came back of $(stat -c %s "$1")"
 }

@@ -49,7 +49,7 @@
 #   server_sleeps [MS]       fails when its threads use more than a fifth of a core, all
 #                            together, in a window of so many ms (100); looks up to five times.
 #                            Never fails in stage 02, whose subject that is.
-#   server_burns MS          fails when they use less than half of one
+#   server_burns MS          fails when they use less than half of one, in each of five windows
 #   wait_for_log TEXT [N]    waits until TEXT has stood in its log N times (1)
 #   log_lacks TEXT           fails when it does stand there now
 #   wait_until WHAT COMMAND...   waits until COMMAND succeeds; WHAT is how the block calls it
@@ -93,6 +93,7 @@
 #       Sets $client_pid $client_out $client_err.
 #   client_ends STATUS       waits until it ends; fails when not with this exit status
 #   run_client STATUS [OPTION]... [ARGUMENT]...   both
+#   client_sleeps            fails when it uses more than a fifth of a core, in five windows of 100 ms
 #   client_prints TEXT       fails when its standard output lacks TEXT
 #   client_complains TEXT    fails when its standard error lacks TEXT; "*" stands for anything
 #   build_program STAGE/NAME [FLAG]...   builds a companion when out of date; REPLY = its path
@@ -699,12 +700,29 @@ server_sleeps() {
     fi
 }
 
-server_burns() {
-    watch_cpu "$1"
-    if ((REPLY < 50)); then
-        doing "$server_pid"
-        fail_with "the server $REPLY"
+# (The name of a local variable is enough: functions that a function calls see it.)
+client_sleeps() {
+    local server_pid=$client_pid
+
+    if ! is_at_rest 100; then
+        fail_with "the client keeps $REPLY % of a core busy, with nothing to do"
     fi
+}
+
+# On a busy machine it may have no core for a while, and the time that it waited is counted when that is
+# over: so here, too, there are five looks.
+server_burns() {
+    local looks share
+
+    for looks in 1 2 3 4 5; do
+        watch_cpu "$1"
+        if ((REPLY >= 50)); then
+            return
+        fi
+    done
+    share=$REPLY
+    doing "$server_pid"
+    fail_with "it keeps $share % of a core busy" "the server $REPLY"
 }
 
 # read_faults CALL: $fault_calls and $fault_hits, from a line "recv calls 0000000012 hits 0000000003"
