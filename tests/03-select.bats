@@ -757,6 +757,7 @@ start_two_ports() {
     start_server --program "$REPLY" "$@"
     wait_for_log "listening sockets: "
     socket_count
+    # shellcheck disable=SC2034 # the helper reads it
     sockets_at_start=$REPLY # after its first line it has opened another
     mapfile -t ports <"$server_log"
     ports=(nothing "${ports[@]#starting up on 127.0.0.1 port }")
