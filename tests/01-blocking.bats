@@ -567,7 +567,7 @@ threads_are() {
     start_server --program "$REPLY" -q 0
     because "each thread waits for its own client, and the one that accepts only for new ones"
     expected "a thousand clients to get their own echo while a slow reader reads nothing"
-    tell @slow connect fill 16M
+    tell @slow rcvbuf 4K connect fill 64M
     tell @c1..1000 connect send-bytes 100
     tell @c1..1000 expect-bytes 100
     expected "a thread for each, and one that accepts"

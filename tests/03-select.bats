@@ -786,7 +786,7 @@ start_two_ports() {
     because "who has spoken moves from one set to the other; nobody is answered before the second set says so"
     start_two_ports --faults select:ready-read -q 0 0
     expected "no hello as long as select() says of nobody that it may be written to, and no more to be read"
-    peer connect send 'anybody here?' fill 16M silence 100
+    peer connect send 'anybody here?' fill 64M silence 100
     stop_server
     expected "one hello, whole, when it goes out in small pieces, or when a call has nothing to give at first"
     local faults
