@@ -1,10 +1,11 @@
 #!/usr/bin/env bats
 #
-# The steps of stage 01. Each is judged on the wire and by what the process does; the wording of the
-# log is judged in one step alone. A server that takes one client at a time passes all of them, so
-# one connection is closed before service is expected on the next.
+# The steps of stage 01. A test looks at the bytes on the wire and at what the process does; only one
+# step judges the wording of the log. A server that takes one client at a time passes all of them,
+# because a test closes one connection before it expects an answer on the next.
 #
-# Tags: only-01 holds in no later stage, not-02 not in that one, client is about client.c.
+# Tags: only-01 marks a step that holds in no later stage, not-02 one that does not hold in 02, client
+# one about client.c.
 
 # shellcheck disable=SC2154 # the helper sets $port, $host, $server_status ...
 load lib/helper
@@ -12,25 +13,25 @@ load lib/helper
 setup() {
     choose_programs
     if [[ $stage == 03 ]]; then
-        client_command+=(-c 1) # it opens two connections unless it is told another number
+        client_command+=(-c 1) # its default is two connections
     fi
 }
 
 # ---- The echo --------------------------------------------------------------------------------
 
 @test "01.1 What a client sends comes back" {
-    because "recv() what the client sends, send() it back, until recv() returns 0; then close()"
+    because "the server must send back what recv() returns, until recv() returns 0 (end of file), and then call close()"
     start_server
-    expected "the echo, and end of file when the client has sent its own"
+    expected "the client to get its bytes back, and end of file after it has half-closed"
     peer connect send 'hello\n' expect 'hello\n' shutdown eof
-    expected "the echo of each message, on one connection"
+    expected "the client to get each of three messages back, all on one connection"
     peer connect send 'one' expect 'one' send 'two' expect 'two' send 'three' expect 'three' shutdown eof
 }
 
 @test "01.2 When a client has left, the next one is served" {
-    because "after a client comes the next accept(), on the same listener"
+    because "when a client has left, the server must call accept() again on the same listener, which stays open"
     start_server
-    expected "five clients to be served, one after the other"
+    expected "the server to serve five clients, one after another"
     peer connect exchange 10 close connect exchange 20 shutdown eof close connect exchange 30 close \
         connect close connect exchange 40 shutdown eof
 }
@@ -42,50 +43,51 @@ setup() {
         printf -v code '\\x%02x' "$code"
         every+=$code
     done
-    because "bytes are not text: strlen() ends at a NUL, printf() obeys a %, 0xff is not an error"
+    because "bytes are not text: strlen() stops at a NUL, printf() interprets a %, and 0xff in a char looks like -1"
     start_server
-    expected "all 256 values of a byte to come back"
+    expected "all 256 byte values to come back unchanged"
     peer connect send "$every" expect "$every" shutdown eof
-    expected "0xff, NULs and per cent signs to come back"
+    expected "0xff, NULs, percent signs and a newline to come back unchanged"
     peer connect send '\xff' expect '\xff' send '\0\0\0' expect '\0\0\0' send '%s%n%s%n' expect '%s%n%s%n' \
         send '\n' expect '\n' shutdown eof
 }
 
 @test "01.4 A message may come in pieces of any size" {
-    because "TCP is a stream: one recv() is not one message, and a full buffer has no room for a NUL"
+    because "TCP is a byte stream, so one recv() is not one message; and a full buffer has no room for a terminating NUL"
     start_server
-    expected "bytes that are sent one at a time to come back, in order"
+    expected "bytes that the client sends one at a time to come back in order"
     peer connect pieces 1 send 'in small pieces' expect 'in small pieces' shutdown eof
-    expected "messages around the sizes of usual buffers to come back"
+    expected "messages just below, at and just above common buffer sizes to come back whole"
     peer connect exchange 15 exchange 16 exchange 17 exchange 1023 exchange 1024 exchange 1025 \
         exchange 4095 exchange 4096 exchange 4097 exchange 65535 exchange 65536 exchange 65537 \
         shutdown eof
 }
 
 @test "01.5 A megabyte comes back, and then end of file" {
-    because "send() may take less than it is given: send the rest, from where it stopped"
+    because "send() may accept fewer bytes than it is given. Send the rest from where it stopped, until all bytes are sent"
     start_server
-    expected "1 MiB of echo while the client goes on sending, then end of file"
+    expected "1 MiB of echo while the client is still sending, then end of file"
     peer connect exchange 1M shutdown eof
 }
 
 @test "01.6 A client that half-closes gets all of its echo" {
-    because "recv() that returns 0 says that no more will come in; what is owed must still go out"
+    because "recv() that returns 0 means that the client will send no more. It still reads, so send all of its echo before close()"
     start_server
-    expected "all that was sent to come back, then end of file"
+    expected "all 20 KiB to come back, then end of file"
     signal_server STOP
     tell connect send-bytes 20K shutdown
     signal_server CONT
     tell drain eof close
-    expected "the same from a client that read nothing until all buffers were full"
+    expected "a client that reads only after all buffers are full to get all of its echo, then end of file"
     tell rcvbuf 4K connect fill 64M shutdown drain eof
 }
 
 @test "01.7 Messages of 64 KiB and 1 MiB come back without a stall" {
-    # On one machine recv() often brings a whole message at once, and nothing can stall. Not so here.
+    # recv() often returns a whole message, one send() answers it, and nothing can stall. The cap
+    # forces several sends.
     start_server --faults recv:cap=16384
-    expected "of 25 round trips of 64 KiB at least one to take less than 30 ms, and of 5 of 1 MiB one less than 300 ms"
-    because "Nagle's algorithm holds a small piece back until the one before is acknowledged, 40 ms later: TCP_NODELAY"
+    expected "the fastest of 25 round trips of 64 KiB to take less than 30 ms, and of 5 of 1 MiB less than 300 ms"
+    because "a slow echo points to Nagle's algorithm: it holds a small piece back for a delayed ACK (40 ms). Set TCP_NODELAY"
     peer connect exchange 64K roundtrips 25 64K quickest-at-most 30 roundtrips 5 1M quickest-at-most 300 \
         shutdown eof
 }
@@ -93,14 +95,14 @@ setup() {
 # ---- Clients that leave ----------------------------------------------------------------------
 
 @test "01.8 A client that resets its connection does not end the server" {
-    because "recv() fails with ECONNRESET: an error of that client, so close it and serve the next"
+    because "after a reset recv() fails with ECONNRESET. This error ends that one connection: close it and serve the next client"
     start_server
     expected "the server to go on and serve the next client"
     peer connect exchange 10 reset connect exchange 10 reset connect exchange 10 shutdown eof
 }
 
 @test "01.9 A client that is gone before it is accepted does not end the server" {
-    because "accept() hands out the dead connection; the next call on it fails: ENOTCONN, ECONNRESET"
+    because "accept() returns a connection that is already dead, and the next call on it fails with ENOTCONN or ECONNRESET. Close it"
     start_server
     expected "the server to go on and serve the next client"
     signal_server STOP
@@ -110,7 +112,7 @@ setup() {
 }
 
 @test "01.10 A reset while a reply is owed does not end the server" {
-    because "send() fails with ECONNRESET: an error of that client, so close it and serve the next"
+    because "send() fails with ECONNRESET. This error ends that one connection: close it and serve the next client"
     start_server
     expected "the server to go on and serve the next client"
     signal_server STOP
@@ -120,14 +122,14 @@ setup() {
 }
 
 @test "01.11 A half-close and then a reset while a reply is owed does not end the server" {
-    because "send() to a client that is gone raises SIGPIPE, unless MSG_NOSIGNAL or signal() says not to"
+    because "send() to a client that is gone raises SIGPIPE, which kills the server. Use MSG_NOSIGNAL, or ignore SIGPIPE with signal()"
     start_server
     expected "the server to go on and serve the next client"
     signal_server STOP
     peer connect send-bytes 20K shutdown reset
     signal_server CONT
     peer connect exchange 10 shutdown eof
-    expected "the same when the reply is under way as the client leaves"
+    expected "the server to go on and serve the next client after one has reset in the middle of its echo"
     peer connect fill 64M reset connect exchange 10 shutdown eof
 }
 
@@ -139,70 +141,70 @@ setup() {
             connect exchange 64K send x reset)
     done
     start_server
-    expected "the sockets of a hundred clients, a third of whom reset, to be closed"
-    because "every way in which a connection ends must close() its descriptor, errors too"
+    expected "the server to close the sockets of a hundred clients, a third of which reset"
+    because "close() is missing on one of the ways in which a connection can end: end of file, or an error of recv() or send()"
     peer "${clients[@]}" connect exchange 64K shutdown eof close
-    wait_until "the sockets of those who left to be closed" sockets_are_closed
+    wait_until "the server to close the sockets of clients that have left" sockets_are_closed
     fd_count
     fds=$REPLY
     memory RssAnon
     kilobytes=$REPLY
 
-    expected "no more descriptors of any kind after a hundred more"
+    expected "the server to have no more descriptors open after another hundred clients"
     peer "${clients[@]}" connect exchange 64K shutdown eof close
-    wait_until "the sockets of those who left to be closed" sockets_are_closed
+    wait_until "the server to close the sockets of clients that have left" sockets_are_closed
     fd_count
-    ((REPLY < fds + 10)) || fail_with "$((REPLY - fds)) more"
-    expected "no more memory either (4 MiB of tolerance)"
-    because "what was allocated for a connection must be freed with it"
+    ((REPLY < fds + 10)) || fail_with "the server has $((REPLY - fds)) more descriptors open"
+    expected "the server to use no more memory after another hundred clients (4 MiB are tolerated)"
+    because "memory that was allocated for a connection must be freed when the connection is closed"
     memory RssAnon
-    ((REPLY < kilobytes + 4096)) || fail_with "$((REPLY - kilobytes)) KiB more"
+    ((REPLY < kilobytes + 4096)) || fail_with "the server uses $((REPLY - kilobytes)) KiB more"
 }
 
 # ---- Starting --------------------------------------------------------------------------------
 
 @test "01.13 It can start again at once on the same port" {
-    # The address is this test's own, so that no other program's client can have the port.
+    # This test uses an address of its own, so that no other program can be using the port there.
     local address=127.$((BASHPID / 65536 % 256)).$((BASHPID / 256 % 256)).$((BASHPID % 253 + 1))
 
-    because "the dead server's connections hold the port for a minute: SO_REUSEADDR, before bind()"
+    because "the dead server's connections keep its port in use for a minute. Set SO_REUSEADDR before bind()"
     start_server 0 "$address"
     tell connect exchange 10
     stop_server KILL
-    expected "a new server on the port of one that was killed with a client connected"
+    expected "a new server to start on the port of one that was killed while a client was connected"
     start_server "$port" "$address"
     peer connect exchange 10 shutdown eof
 }
 
 @test "01.14 A port that is taken is refused clearly" {
     start_server
-    expected "exit status 1, and an error that names the port and says that it is in use"
-    because "bind() fails with EADDRINUSE: say so, and exit(1). SO_REUSEPORT would let both have it"
+    expected "exit status 1, and an error message that names the port and says that it is in use"
+    because "bind() fails with EADDRINUSE: print the error and exit with status 1. (SO_REUSEPORT would let two servers share the port)"
     run_server "$port"
     ((server_status == 1)) || fail_with "the server $server_end"
-    because "of \"Address already in use\" alone nobody learns which address: print it, and the port, too"
-    log_has "$port" || fail_with "an error that does not name port $port"
-    log_has "lready in use" || fail_with "an error that does not say \"already in use\""
-    expected "the first line to wait until bind() and listen() have succeeded"
-    because "whoever waits for that line believes it"
+    because "\"Address already in use\" alone does not say which address. Print the host and the port as well"
+    log_has "$port" || fail_with "an error message that does not name port $port"
+    log_has "lready in use" || fail_with "an error message that does not say \"already in use\""
+    expected "the server to print its first line only after bind() and listen() have succeeded"
+    because "a program that sees this line connects at once, so the line must not come too early"
     log_lacks "starting up"
 }
 
 @test "01.15 A port that is no number from 0 to 65535 is refused" {
     local bad
 
-    because "atoi() takes 10000x for 10000, and abc for 0; and 70000 is 4464 in 16 bits"
+    because "atoi() reads 10000x as 10000 and abc as 0, and 70000 becomes 4464 in 16 bits. Use strtol() and check where it stops"
     for bad in abc 70000 65536 -1 10000x 0x50 "1 2" ""; do
-        expected "exit status 2, and the usage, for the port \"$bad\""
+        expected "exit status 2 and the usage text for the port \"$bad\""
         run_server "$bad"
         ((server_status == 2)) || fail_with "the server $server_end"
-        log_has sage || fail_with "no word of the usage"
+        log_has sage || fail_with "no usage text"
     done
-    because "what it does not understand it must not ignore"
+    because "an argument that the server does not understand must be refused, not ignored"
     expected "exit status 2 for a third argument"
     run_server 0 127.0.0.1 what
     ((server_status == 2)) || fail_with "the server $server_end"
-    expected "exit status 2 for a host that is no address"
+    expected "exit status 2 for a HOST that is not an address"
     run_server 0 "no such host"
     ((server_status == 2)) || fail_with "the server $server_end"
 }
@@ -217,28 +219,28 @@ setup() {
     done 2>/dev/null </proc/net/if_inet6 || :
     [[ -n $found ]] || skip "this machine has no IPv6 (no ::1 in /proc/net/if_inet6)"
 
-    because "getaddrinfo() gives an address of the right family; sockaddr_in has no room for this one"
-    expected "a server that is told ::1 to say so in its first line, and an echo over ::1"
+    because "an IPv6 address does not fit into a struct sockaddr_in. Pass socket() and bind() what getaddrinfo() returns"
+    expected "the server, started with HOST ::1, to name ::1 in its first line and to serve a client there"
     start_server 0 ::1
-    [[ $host == ::1 ]] || fail_with "its first line says that it listens on $host"
+    [[ $host == ::1 ]] || fail_with "the first line names $host"
     peer connect exchange 64K shutdown eof
 }
 
 @test "01.17 Nobody outside this machine can connect unless you say so" {
     start_server
-    expected "a server that is told no HOST to listen on 127.0.0.1, port $port"
-    because "INADDR_ANY opens an exercise to the whole network; and a port needs htons()"
+    expected "the server, started without HOST, to listen on 127.0.0.1 port $port"
+    because "INADDR_ANY opens the server to the whole network. (If the address is right but the port is not, htons() is missing)"
     if listens_on 00000000; then
-        fail_with "it listens on 0.0.0.0: on every address of this machine"
+        fail_with "the server listens on 0.0.0.0, which means every address of this machine"
     fi
-    listens_on 0100007F || fail_with "nothing in /proc/net/tcp listens there"
-    expected "a server that is told 127.0.0.2 to listen there"
-    because "the second argument is the address for bind()"
+    listens_on 0100007F || fail_with "no socket listens there, according to /proc/net/tcp"
+    expected "the server, started with HOST 127.0.0.2, to listen there"
+    because "the second argument is the address to pass to bind()"
     start_server 0 127.0.0.2
-    listens_on 0200007F || fail_with "nothing in /proc/net/tcp listens on port $port of 127.0.0.2"
+    listens_on 0200007F || fail_with "no socket listens on 127.0.0.2 port $port, according to /proc/net/tcp"
 }
 
-# listens_on ADDRESS: is there a listening socket (0A) with this address, and the server's port?
+# listens_on ADDRESS: succeeds when a socket listens (state 0A) on this address and the server's port.
 listens_on() {
     local where
 
@@ -253,8 +255,8 @@ listens_on() {
 
     printf -v long 'x%.0s' {1..60}
     start_server
-    expected "the lines of the README, in its words, each as soon as it is true"
-    because "programs read logs, so the words must be these to the letter; or the line still waits in a buffer"
+    expected "the log lines that the README shows, word for word, each as soon as the event happens"
+    because "the words must match exactly, and \\\", \\\\ and newlines in the data are escaped. Or the line is still in a buffer: setvbuf()"
     tell connect local
     client=${told#* }
     wait_for_log "new connection from $client"$'\n'
@@ -273,39 +275,41 @@ listens_on() {
     stop_server
     serve accept
     run_server "$port"
+    expected "the error \"bind 127.0.0.1 port $port: Address already in use (\" and then a remedy, for a port that is taken"
+    because "an error message names the call, the address and the error, in these words"
     log_has "bind 127.0.0.1 port $port: Address already in use (" ||
-        fail_with "another line for a port that is taken"
+        fail_with "a different error message"
 }
 
 @test "01.19 Nothing that a client sends can forge the log or drive a terminal" {
     local line
 
     start_server
-    expected "a log without control characters, and no line that a client wrote"
-    because "escape what is not printable before you print it, line ends first of all"
+    expected "a log without control characters, and without a line that the client made up"
+    because "every byte that is not printable must be escaped before it is logged, above all the newline"
     peer connect send 'a\nforged line\r\x1b[2J\x1b]0;title\x07\x00\x7f\x9b' expect-any shutdown gone
     read_all "$server_log"
     while IFS= read -r line; do
-        [[ $line != "forged line"* ]] || fail_with "a line that the client wrote"
-        [[ $line != *[[:cntrl:]]* && $line != *$'\x9b'* ]] || fail_with "a control character"
+        [[ $line != "forged line"* ]] || fail_with "a line in the log that the client made up"
+        [[ $line != *[[:cntrl:]]* && $line != *$'\x9b'* ]] || fail_with "a control character in the log"
     done <"$server_log"
 }
 
 @test "01.20 With -q the log holds the first line alone" {
     start_server -q 0
-    expected "one line, and not a word about single clients"
-    because "a log line for each message costs more than the message"
+    expected "the log to hold only the first line, and nothing about individual clients"
+    because "logging a message costs more than echoing it, so -q must turn off every line about a client"
     peer connect exchange 10 shutdown eof close connect exchange 10 reset connect exchange 10
     mapfile -t lines <"$server_log"
-    ((${#lines[@]} == 1)) || fail_with "${#lines[@]} lines"
+    ((${#lines[@]} == 1)) || fail_with "${#lines[@]} lines in the log"
 }
 
-# ---- Hard weather ----------------------------------------------------------------------------
+# ---- Interrupted calls, short calls, and waiting ---------------------------------------------
 
 @test "01.21 It can be stopped and continued" {
     start_server
-    expected "the server to go on where it was, waiting for a client or within a connection"
-    because "a call that is interrupted (EINTR) is made again, it is no error"
+    expected "the server to go on after SIGSTOP and SIGCONT, with and without a connected client"
+    because "a call that was interrupted by a signal fails with EINTR. That is not a failure: make the call again"
     signal_server STOP
     signal_server CONT
     tell connect exchange 10
@@ -320,8 +324,8 @@ listens_on() {
 
 @test "01.22 A call that is interrupted is made again" {
     start_server --faults accept:EINTR:1%2,recv:EINTR:1%2,send:EINTR:1%2,select:EINTR:1%2,poll:EINTR:1%2,epoll_wait:EINTR:1%2
-    expected "the server to go on, with every other call ending in EINTR"
-    because "EINTR says that a signal came first, and no more: ask again, and lose nothing"
+    expected "the server to go on and lose no data while every second call fails with EINTR"
+    because "EINTR means that a signal arrived before the call did anything. Make the same call again"
     peer connect exchange 100K exchange 100K shutdown eof close connect exchange 10 shutdown eof
     faults_reached accept recv send
 }
@@ -329,23 +333,23 @@ listens_on() {
 @test "01.23 Short receives and short sends lose nothing" {
     start_server --faults recv:cap=100,send:cap=7
     expected "every byte once, in order, and then end of file"
-    because "send() returned how much it took; the rest is still yours to send, from there on"
+    because "send() returns how many bytes it accepted, in this step at most 7. Send the rest, from where it stopped"
     peer connect exchange 10K shutdown eof close connect send-bytes 10K shutdown drain eof
     faults_reached recv send
 }
 
 @test "01.24 A client that fails while it is accepted does not end the server" {
     start_server --faults accept:ECONNABORTED:1,accept:EPROTO:2,accept:EHOSTUNREACH:3
-    expected "the server to take the next client"
-    because "accept() hands on the error of a client that is gone; yours it is not: accept(2), ERRORS"
+    expected "the server to accept and serve the next client"
+    because "accept() can report an error of a connection that has already failed. Call it again: see accept(2), \"Error handling\""
     peer connect exchange 10 shutdown eof close connect exchange 10 shutdown eof
     faults_reached accept
 }
 
 @test "01.25 An urgent byte leaves the stream intact" {
     start_server
-    expected "the bytes before and after it to come back, and the server to sleep meanwhile"
-    because "it travels beside the stream (tcp(7), \"urgent\"): no error and no end of anything"
+    expected "the bytes before and after the urgent byte to come back, and the server to sleep in between"
+    because "an urgent byte is not part of the stream, and it is neither an error nor end of file. See tcp(7), \"urgent data\""
     tell connect exchange 10 urgent '!'
     server_sleeps
     tell exchange 10 shutdown eof
@@ -356,26 +360,26 @@ listens_on() {
     local before
 
     start_server
-    expected "less than a fifth of a core, and no more than 20 wake-ups, in 300 ms"
-    because "a call that waits costs nothing; asking again and again does, also with short naps"
+    expected "the server to use less than a fifth of a core and to wake up at most 20 times in 300 ms"
+    because "a call that blocks costs nothing while it waits. Asking again and again costs CPU time, even with short naps in between"
     wakeups
     before=$REPLY
     server_sleeps 300
     wakeups
-    ((REPLY - before <= 20)) || fail_with "$((REPLY - before)) wake-ups while no client was there"
+    ((REPLY - before <= 20)) || fail_with "$((REPLY - before)) wake-ups while no client was connected"
     tell connect exchange 10
     wakeups
     before=$REPLY
     server_sleeps 300
     wakeups
-    ((REPLY - before <= 20)) || fail_with "$((REPLY - before)) wake-ups while its client said nothing"
+    ((REPLY - before <= 20)) || fail_with "$((REPLY - before)) wake-ups while the only client was silent"
 }
 
 # bats test_tags=only-01
 @test "01.27 A second client is connected, and waits until the first leaves" {
     start_server
-    expected "connect() to succeed at once, no echo while the first is there, and then the echo"
-    because "the kernel connects clients ahead of accept(), as many as listen()'s backlog allows"
+    expected "the second client to connect at once, and to get its echo only after the first one has left"
+    because "the kernel completes connections before accept() is called, up to listen()'s backlog. This server then serves them in turn"
     peer @first connect exchange 10 @second connect send 'hello' silence 100 \
         @first exchange 10 close @second expect hello shutdown eof
 }
@@ -384,8 +388,8 @@ listens_on() {
 
 # bats test_tags=client
 @test "01.28 The client sends its three messages and gets their echo" {
-    expected "three messages, each when the one before has come back, and then a half-close"
-    because "connect, send, read the echo; after the last one shutdown(SHUT_WR), and read to the end"
+    expected "three messages from the client, each after the echo of the one before, and then a half-close"
+    because "the client must read the whole echo before it sends the next message, then call shutdown(SHUT_WR) and read to end of file"
     serve accept expect 'This is the message. ' silence 50 send 'This is the message. ' \
         expect 'It will be sent ' silence 50 send 'It will be sent ' expect 'in parts.' \
         silence 50 send 'in parts.' eof close
@@ -399,12 +403,12 @@ listens_on() {
 
     printf -v quarter '%025000d' 0
     long=$quarter$quarter$quarter$quarter
-    expected "its arguments, without a byte more, and exit status 0"
-    because "a message has the length that it has; of a long one send() may take a part"
+    expected "the client to send exactly its arguments, and to exit with status 0"
+    because "a message is as long as its argument, without a NUL or newline added; and send() may accept only part of a long one"
     serve accept expect 'a b' send 'a b' expect 'c%s%n' send 'c%s%n' eof close
     run_client 0 "$port" 127.0.0.1 'a b' 'c%s%n'
     serve_ends
-    expected "a message of 100,000 bytes to be sent whole, read whole, and exit status 0"
+    expected "the client to send and read back all of a message of 100,000 bytes, and to exit with status 0"
     serve accept expect "$quarter" expect "$quarter" expect "$quarter" expect "$quarter" \
         send "$quarter" send "$quarter" send "$quarter" send "$quarter" eof close
     run_client 0 "$port" 127.0.0.1 "$long"
@@ -413,8 +417,8 @@ listens_on() {
 
 # bats test_tags=client
 @test "01.30 The client reads a reply that comes in pieces, or late" {
-    expected "exit status 0 when all has come"
-    because "a reply may be cut anywhere: read until it is whole"
+    expected "exit status 0 once the whole echo has arrived"
+    because "a reply can arrive in pieces of any size. Call recv() until the echo is complete"
     serve accept expect 'hello world' pieces 1 send 'hello wor' pause 100 send 'ld' eof close
     run_client 0 "$port" 127.0.0.1 'hello world'
     serve_ends
@@ -423,11 +427,11 @@ listens_on() {
 # bats test_tags=client
 @test "01.31 The client says so when the server answers too little" {
     expected "exit status 1, and the reason on standard error"
-    because "recv() that returns 0 before the echo is whole: the server left early"
+    because "recv() that returns 0 before the echo is complete means that the server closed too early. Report it"
     serve accept expect 'hello' send 'hel' shutdown hold
     run_client 1 "$port" 127.0.0.1 hello
     client_complains "?"
-    expected "the same from a server that leaves at once"
+    expected "exit status 1, and the reason on standard error, when the server closes at once"
     serve accept close hold
     run_client 1 "$port" 127.0.0.1 hello
     client_complains "?"
@@ -436,7 +440,7 @@ listens_on() {
 # bats test_tags=client
 @test "01.32 The client says so when the server answers something else" {
     expected "exit status 1, and the reason on standard error"
-    because "as many bytes are not yet the same bytes"
+    because "the right number of bytes may still be the wrong bytes. Compare the echo with the message"
     serve accept expect 'hello' send 'hallo' gone
     run_client 1 "$port" 127.0.0.1 hello
     client_complains "?"
@@ -445,11 +449,11 @@ listens_on() {
 # bats test_tags=client
 @test "01.33 The client says so when the server answers too much" {
     expected "exit status 1, and the reason on standard error"
-    because "what comes after the echo is no echo: look at it, to the end of file"
+    because "bytes after the complete echo are an error too. Keep reading until end of file, and check that no more come"
     serve accept expect 'hello' send 'hello, hello' gone
     run_client 1 "$port" 127.0.0.1 hello
     client_complains "?"
-    expected "the same when it comes after the client's half-close"
+    expected "exit status 1, and the reason on standard error, when more bytes come after the client's half-close"
     serve accept expect 'hello' send 'hello' eof send 'more' shutdown hold
     run_client 1 "$port" 127.0.0.1 hello
     client_complains "?"
@@ -460,12 +464,12 @@ listens_on() {
     local long
 
     expected "exit status 1, and the reason on standard error"
-    because "recv() fails with ECONNRESET: the server is gone, and with it the rest of the echo"
+    because "recv() fails with ECONNRESET. The server is gone, and the rest of the echo with it: report that and exit"
     serve accept expect 'hello' reset hold
     run_client 1 "$port" 127.0.0.1 hello
     client_complains "?"
-    expected "the same when it comes while the client sends"
-    because "send() to a server that is gone raises SIGPIPE, unless MSG_NOSIGNAL or signal() says not to"
+    expected "exit status 1, and the reason on standard error, when the reset comes while the client is sending"
+    because "send() to a server that is gone raises SIGPIPE, which kills the client. Use MSG_NOSIGNAL, or ignore SIGPIPE with signal()"
     printf -v long '%050000d' 0
     serve accept expect '000' shutdown reset hold
     run_client 1 --faults send:cap=1 "$port" 127.0.0.1 "$long"
@@ -474,8 +478,8 @@ listens_on() {
 
 # bats test_tags=client
 @test "01.35 The client says so when nobody listens" {
-    expected "exit status 1, and an error that says \"refused\""
-    because "connect() fails with ECONNREFUSED"
+    expected "exit status 1, and an error message that says \"refused\""
+    because "connect() fails with ECONNREFUSED when no program listens on the port. Print strerror(errno)"
     serve -b hold
     run_client 1 "$port" 127.0.0.1 hello
     client_complains "refused"
@@ -485,8 +489,8 @@ listens_on() {
 @test "01.36 The client goes on after interrupted and short calls" {
     local faults text='It is sent in pieces of 7 bytes, and read in pieces of 3.'
 
-    expected "a message to be sent whole, read whole, and exit status 0"
-    because "EINTR is no error, and connect() goes on without us; a short send() leaves a rest"
+    expected "the client to send and read back the whole message, and to exit with status 0"
+    because "EINTR is not a failure, and the kernel finishes an interrupted connect(). After a short send() the rest must be sent"
     for faults in recv:EINTR:1%2,send:EINTR:1%2,select:EINTR:1%2,poll:EINTR:1%2 recv:cap=3,send:cap=7; do
         serve accept expect "$text" send "$text" eof close
         run_client 0 --faults "connect:EINTR:1,$faults" "$port" 127.0.0.1 "$text"
@@ -499,8 +503,8 @@ listens_on() {
 @test "01.37 The client refuses arguments that it does not understand" {
     local bad
 
-    expected "exit status 2, and the usage on standard error"
-    because "atoi() takes 10000x for 10000, and abc for 0"
+    expected "exit status 2, and the usage text on standard error"
+    because "atoi() reads 10000x as 10000 and abc as 0. Use strtol(), check where it stops, and refuse numbers above 65535"
     for bad in abc 70000 10000x ""; do
         run_client 2 "$bad"
         client_complains sage
@@ -511,8 +515,8 @@ listens_on() {
 # bats test_tags=client
 @test "01.38 The client tells what happens" {
     start_server
-    expected "the lines of the README, in its words"
-    because "one line an event, with the client's own address; what came is shown escaped"
+    expected "the client's lines that the README shows, word for word"
+    because "each event is one line that begins with the client's own address, and the data in it is escaped"
     run_client 0 "$port" "$host" 'This is the message. ' $'two\nlines'
     client_prints ': sending "This is the message. "'$'\n'
     client_prints ': received "This is the message. "'$'\n'
@@ -529,13 +533,13 @@ listens_on() {
 
     build_program 01-blocking/greeter
     start_server --program "$REPLY"
-    because "the server speaks first; then it waits for a message, and puts its word before the line end"
-    expected "a greeting, then each message with the word good"
+    because "the server greets first. Then it answers each message, with \" good\" inserted before the line end"
+    expected "a greeting, then each message with \" good\" added"
     peer connect expect "$greeting" send 'hello\n' expect 'hello good\n' \
         send 'from telnet\r\n' expect 'from telnet good\r\n' send 'no line end' expect 'no line end good' \
         send 'one\ntwo\n' expect 'one good\ntwo good\n' send 'quite\n' expect 'quite good\n' shutdown eof
     for goodbye in q 'q\n' 'q\r\n'; do
-        expected "the answer to what came before $goodbye, then end of file"
+        expected "an answer to the message before \"$goodbye\", then end of file"
         peer connect expect "$greeting" send "last\n$goodbye" expect 'last good\n' eof
         peer connect expect "$greeting" send "$goodbye" eof
     done
@@ -547,14 +551,14 @@ listens_on() {
 
     build_program 01-blocking/greeter
     start_server --program "$REPLY"
-    because "the kernel connects a client; accept() only takes it over, when the server gets to it"
-    expected "silence for the second client while the first is there, and the greeting after that"
+    because "the kernel connects the second client, but the server greets it only after accept(), when the first client has left"
+    expected "no greeting for the second client while the first one is connected, and the greeting after that"
     peer @first connect expect "$greeting" @second connect send 'me too\n' silence 200 \
         @first send 'hello\n' expect 'hello good\n' send 'q\n' eof \
         @second expect "$greeting" expect 'me too good\n' shutdown eof
 }
 
-# How many threads the server has.
+# Succeeds when the server has this many threads.
 threads_are() {
     local threads=(/proc/"$server_pid"/task/*)
 
@@ -565,32 +569,32 @@ threads_are() {
 @test "01.41 With a thread for each, a thousand clients are served at once" {
     build_program 01-blocking/threads -pthread
     start_server --program "$REPLY" -q 0
-    because "each thread waits for its own client, and the one that accepts only for new ones"
-    expected "a thousand clients to get their own echo while a slow reader reads nothing"
+    because "each thread blocks only for its own client, and the thread that calls accept() only for new ones"
+    expected "each of a thousand clients to get its own echo while a slow reader reads nothing"
     tell @slow rcvbuf 4K connect fill 64M
     tell @c1..1000 connect send-bytes 100
     tell @c1..1000 expect-bytes 100
-    expected "a thread for each, and one that accepts"
-    wait_until "1002 threads" threads_are 1002
-    expected "a third to leave by a reset, the others in good order, and no thread to stay behind"
+    expected "one thread per client, and one that accepts"
+    wait_until "the server to have 1002 threads" threads_are 1002
+    expected "every thread to end when its client leaves, whether by a reset or by end of file"
     tell @c1..333 reset @c334..1000 shutdown eof close @slow reset
-    wait_until "one thread" threads_are 1
+    wait_until "the server to have one thread" threads_are 1
     peer connect exchange 1M shutdown eof
 }
 
 # bats test_tags=only-01,companion
 @test "01.42 When there is no thread for a client, that client alone is refused" {
     build_program 01-blocking/threads -pthread
-    # Address space for the stacks of some threads only.
+    # This limits the address space, so that there is room for the stacks of a few threads only.
     printf '#!/bin/sh\nulimit -v 150000 && exec %q "$@"\n' "$REPLY" >"$BATS_TEST_TMPDIR/narrow"
     chmod +x "$BATS_TEST_TMPDIR/narrow"
     start_server --program "$BATS_TEST_TMPDIR/narrow"
-    because "pthread_create() returns the error EAGAIN: close that client, and go on accepting"
-    expected "the last of sixty clients to be refused, with a line in the log that says what to raise"
+    because "pthread_create() returns EAGAIN when it cannot make a thread. Close that client's socket and go on accepting"
+    expected "the last of sixty clients to be refused, and a log line that says which limit to raise"
     tell @c1..60 connect @c60 gone
     wait_for_log "no thread for "
-    expected "the first to be served, and a newcomer when the others have left"
+    expected "the first client to be served, and a new one after all of them have left"
     tell @c1 exchange 100 @c1..60 close
-    wait_until "one thread" threads_are 1
+    wait_until "the server to have one thread" threads_are 1
     peer connect exchange 100 shutdown eof
 }

@@ -1,20 +1,20 @@
 #!/usr/bin/env bats
 #
-# The steps of stage 02: many clients at once, and none of them delays another. Each is judged on
-# the wire and by what the process does; the wording of the log is judged in one step alone.
+# The steps of stage 02: many clients at once, and no client delays another. A test looks at the bytes
+# on the wire and at what the process does; only one step judges the wording of the log.
 #
-# Tags: only-02 holds in no later stage, not-02 not in that one, not-edge is unfair to a server
-# whose events are edge-triggered, client is about client.c.
+# Tags: only-02 marks a step that holds in no later stage, not-edge one that is unfair to a server
+# with edge-triggered events, client one about client.c.
 
 # shellcheck disable=SC2154 # the helper sets $port, $host, $stage ...
 load lib/helper
 
-# One connection, and one attempt at it.
+# One connection, and one attempt to connect.
 setup() {
     choose_programs
     case $stage in
-    03) client_command+=(-c 1) ;;   # it opens two connections unless it is told another number
-    06) client_command+=(-l 0.2) ;; # it tries again for five seconds unless it is told otherwise
+    03) client_command+=(-c 1) ;;   # its default is two connections
+    06) client_command+=(-l 0.2) ;; # its default is to try again for five seconds
     esac
 }
 
@@ -22,27 +22,27 @@ setup() {
 
 @test "02.1 A client that says nothing delays no one" {
     start_server
-    expected "the second of two clients to be served while the first says nothing"
-    because "one call that waits for one client keeps all others waiting: O_NONBLOCK, on the listener too"
+    expected "the second of two clients to be served while the first one is silent"
+    because "a call that blocks for one client delays all others. Set O_NONBLOCK on every client's socket and on the listener"
     tell @first connect @second connect exchange 10
-    expected "the first to be served as soon as it speaks"
-    because "recv() that fails with EAGAIN says that nothing has come yet: no error, and no end of file"
+    expected "the first client to be served as soon as it sends something"
+    because "recv() fails with EAGAIN while nothing has arrived. That is neither an error of the connection nor end of file"
     tell @first exchange 10
-    expected "one to be served again and again while ten others say nothing, and nobody connects"
-    because "accept() that fails with EAGAIN says that nobody has come: then it is the clients' turn"
+    expected "one client to be served three times while ten others are silent and no new client connects"
+    because "accept() fails with EAGAIN while no client is waiting. Go on and serve the connected clients"
     tell @silent1..10 connect @talker connect exchange 10 exchange 10 exchange 10
-    expected "the same beside one that has sent half a sentence and thinks about the rest"
-    because "no call waits for the rest of anything: all that has come is sent back, and the next has its turn"
+    expected "one client to be served while another has sent only half of its message"
+    because "the server must not wait for the rest of a message. Send back what has arrived, then turn to the next client"
     tell @thinker connect send 'This is ' expect 'This is ' @talker exchange 10 exchange 10
     tell @thinker send 'the message.' expect 'the message.'
 }
 
 @test "02.2 Each of twenty clients gets its own bytes back" {
-    because "what recv() brought belongs to one connection: its queue is its own, not one for all"
+    because "what recv() returns belongs to one connection, so each connection needs a queue of its own"
     start_server
-    expected "each client's own echo when all of them speak in turn"
+    expected "each client to get its own bytes back when all of them send in turn"
     peer @c1..20 connect @c1..20 exchange 100 @c1..20 exchange 10K
-    expected "each client's own echo when all of them have spoken at once"
+    expected "each client to get its own bytes back when all of them send at the same time"
     tell @c1..20 connect
     signal_server STOP
     tell @c1..20 send-bytes 5K
@@ -52,17 +52,21 @@ setup() {
 }
 
 @test "02.3 Clients that come and go leave the others alone" {
-    because "a closed connection leaves its place and its descriptor number to another: keep nothing of it"
+    because "a new connection may get the descriptor number of one that was closed. Nothing of the old one may be left, least of all its queue"
     start_server
-    expected "twenty clients to be served"
+    expected "the server to serve twenty clients"
     tell @c1..20 connect @c1..20 exchange 1000
-    expected "each client's own echo after every other one has left, and twenty more have come"
+    expected "each client to get its own bytes back after nine clients have left and twenty more have connected"
     tell @c1 reset @c3 close @c5 close @c7 close @c9 reset @c11 close @c13 close @c15 reset @c20 close
     tell @d1..20 connect @c2 exchange 1000 @d1..20 exchange 1000 @c19 exchange 1000
-    expected "the same when clients leave, owed their echo, in the moment in which others come and speak"
     signal_server STOP
     tell @d1..10 send-bytes 1000 reset
-    tell @e1..10 connect @e1..10 send-bytes 2000 @d11..20 send-bytes 3000
+    expected "ten clients to connect while the server is stopped"
+    because "the kernel completes connections before accept() is called, up to listen()'s backlog. Pass SOMAXCONN"
+    tell @e1..10 connect
+    expected "each client to get its own bytes back when ten reset before their echo while ten others connect and send"
+    because "a new connection may get the descriptor number of one that was closed. Nothing of the old one may be left, least of all its queue"
+    tell @e1..10 send-bytes 2000 @d11..20 send-bytes 3000
     signal_server CONT
     tell @e1..10 drain @d11..20 drain @c2 exchange 1000
 }
@@ -70,8 +74,8 @@ setup() {
 # bats test_tags=not-edge
 @test "02.4 A call that cannot be done now is made again later" {
     start_server --faults accept:EAGAIN:1%2,recv:EAGAIN:2%3,send:EAGAIN:2%3
-    expected "two clients to get every byte back, then end of file, with every third call failing with EAGAIN"
-    because "EAGAIN is an answer, \"not now\": no error, no end of file, and nothing that was to be sent is gone"
+    expected "two clients to get every byte back, then end of file, while every third recv() and send() fails with EAGAIN"
+    because "EAGAIN means \"not now\". It is neither an error nor end of file, and bytes that send() did not accept stay in the queue"
     peer @a connect @b connect @a exchange 100K @b exchange 100K @a shutdown eof @b exchange 10 \
         shutdown eof
     faults_reached accept recv send
@@ -79,10 +83,12 @@ setup() {
 
 @test "02.5 Two hundred clients come at once and are all served" {
     start_server
-    expected "all of them to be connected while the server is stopped, and served when it goes on"
-    because "the kernel connects as many clients as listen()'s backlog allows, and turns no more away"
+    expected "two hundred clients to connect while the server is stopped"
+    because "the kernel completes connections before accept() is called, up to listen()'s backlog. Pass SOMAXCONN"
     signal_server STOP
     tell @c1..200 connect
+    expected "the server to serve all two hundred clients when it runs again"
+    because "two hundred connections arrive at once. If yours are in an array, it must have room for all of them"
     tell @c1..200 send-bytes 100
     signal_server CONT
     tell @c1..200 drain
@@ -93,8 +99,8 @@ setup() {
 
 @test "02.6 A slow reader delays no one" {
     start_server
-    expected "other clients to be served while one sends, never reads, and has filled all buffers"
-    because "send() that fails with EAGAIN must not be tried until it goes: the rest waits in a queue"
+    expected "other clients to be served while a client that does not read has filled all buffers"
+    because "after send() has failed with EAGAIN, keep the rest in the connection's queue and serve the others. Do not retry in a loop"
     tell @slow rcvbuf 4K connect fill 64M
     tell @other connect exchange 64K exchange 10
     tell @third connect exchange 10 shutdown eof
@@ -107,49 +113,49 @@ setup() {
     peer connect exchange 64K
     memory RssAnon
     before=$REPLY
-    expected "no more to be taken from it when all buffers are full (the kernel's alone hold some 7 MiB)"
-    because "who reads on from a client that it owes something must store all that it sends"
+    expected "the server to stop reading from it when all buffers are full (those of the kernel hold about 7 MiB)"
+    because "a server that reads on before its echo is sent must store everything. Read again when the queue is empty (backpressure)"
     tell rcvbuf 4K connect fill 64M
     expected "the server's memory to grow by less than 2 MiB"
     memory RssAnon
-    ((REPLY < before + 2048)) || fail_with "$((REPLY - before)) KiB more"
+    ((REPLY < before + 2048)) || fail_with "it grew by $((REPLY - before)) KiB"
 }
 
 @test "02.8 A slow reader gets everything when it reads at last" {
     start_server
-    expected "every byte once, in order, and service as before"
-    because "what send() did not take must be sent later, from there on, before anything else"
+    expected "the slow reader to get every byte once and in order, and then to be served as usual"
+    because "bytes that send() did not accept must be sent later and in order, before anything newer"
     tell rcvbuf 4K connect fill 64M
     tell drain exchange 10 exchange 64K shutdown eof
 }
 
-# ---- Hard weather ----------------------------------------------------------------------------
+# ---- A flood of data, and a shortage of descriptors ------------------------------------------
 
 @test "02.9 A client that floods starves no one" {
-    # All that the flood has sent waits in the kernel, and each recv() brings one byte of it: so a
-    # server that goes on with it until there is no more needs that many calls. After half of them it
-    # stops itself (19 is SIGSTOP), so that no load of the machine can make a difference.
+    # All that the flood has sent waits in the kernel, and each recv() returns one byte of it, so a
+    # server that reads until EAGAIN makes 100K calls. After half of that many the server stops itself
+    # (19 is SIGSTOP), so that the load of the machine makes no difference.
     start_server --faults recv:sig=19:51200,recv:cap=1 -q 0
     signal_server STOP
     tell @flood connect send-bytes 100K @other connect send-bytes 3
     signal_server CONT
-    expected "another client to be served before half of what the flood has sent is read; then the server is stopped"
-    because "recv() in a loop until there is no more serves one client alone: one recv(), then the next client's turn"
+    expected "the other client to be served before half of the flood has been read (the server is stopped at that point)"
+    because "a loop that calls recv() until EAGAIN serves one client only. Call recv() once, then turn to the next client"
     tell @other drain
     faults_reached recv
-    wait_until "half to be read" is_stopped "$server_pid"
+    wait_until "the server to read half of the flood" is_stopped "$server_pid"
     signal_server CONT
 }
 
 @test "02.10 Out of descriptors it serves those that it has, and later those that wait" {
     start_server --open-files 64
-    expected "20 connected clients to be served while others wait for a descriptor"
-    because "accept() fails with EMFILE: that is no end, and no reason to close anybody"
+    expected "20 connected clients to be served while others wait for a free descriptor"
+    because "accept() fails with EMFILE. That is no reason to exit or to close a client: keep serving the connected ones"
     tell @c1..20 connect @c1..20 exchange 10
     tell @c21..100 connect
     tell @c1..20 exchange 10
-    expected "those who wait to be served, without a new connect, when others have left"
-    because "they stay in the backlog: accept() them when a descriptor is free again"
+    expected "the waiting clients to be served, without connecting again, when others have left"
+    because "the waiting clients stay in the backlog. Call accept() again as soon as a descriptor is free"
     tell @c1..20 close
     tell @c21..60 exchange 10
     tell @c21..60 close
@@ -158,10 +164,10 @@ setup() {
 
 @test "02.11 Out of descriptors with no client to leave, it tries again after a second" {
     start_server --faults accept:EMFILE:1
-    expected "a client to be served about a second after accept() failed, with nobody else connected"
-    because "no client will leave, so nothing will tell that there is room again: only time does"
+    expected "a client to be served about a second after accept() failed, although no other client is connected"
+    because "no client can leave and free a descriptor, so the server must not wait for that. Try accept() again after a second"
     tell connect send-bytes 10
-    wait_until "the client to be accepted" has_a_client
+    wait_until "the server to accept the client" has_a_client
     tell drain
     faults_reached accept
 }
@@ -174,18 +180,18 @@ setup() {
     start_server
     tell connect exchange 10
     before=$(wc -c <"$server_log")
-    expected "less than 1 KiB of log in 100 ms in which its client says nothing"
-    because "a line for each turn of the loop fills a disk: log events, not attempts"
+    expected "less than 1 KiB of new log in 100 ms in which the only client is silent"
+    because "a log line per turn of the loop fills the disk. Log events, not attempts"
     watch_cpu 100
     after=$(wc -c <"$server_log")
-    ((after < before + 1024)) || fail_with "$((after - before)) bytes"
+    ((after < before + 1024)) || fail_with "$((after - before)) bytes of new log"
 }
 
 # bats test_tags=only-02
 @test "02.13 It burns a core while nothing happens" {
     start_server
-    expected "the server to be busy all the time: that is the price of never waiting"
-    because "it does wait, in a call that blocks or in a nap; who asks in turn comes late then (03 sleeps, and does not)"
+    expected "the server to use a whole core all the time, which is the price of never waiting"
+    because "the server blocks in a call or takes naps, and then it serves its clients late. In stage 03 it can sleep without that delay"
     server_burns 100
     tell connect exchange 10
     server_burns 100
@@ -195,8 +201,8 @@ setup() {
     local client line
 
     start_server
-    expected "the line of the README, in its words, when a client has read what was owed to it"
-    because "from what a queue still holds one sees which client is slow"
+    expected "the log line that the README shows, word for word, when all of a client's echo has been sent"
+    because "log this line when send() has emptied a queue that held back some bytes. It shows when a slow client has caught up"
     tell @slow rcvbuf 4K connect local
     client=${told#* }
     tell fill 64M
@@ -206,27 +212,28 @@ setup() {
     tell_no_more
 
     start_server --open-files 64 -q 0
-    expected "the line of the README, once, and also with -q: it concerns the server itself"
-    because "a line for each attempt fills a disk, and none leaves everybody wondering"
+    expected "the log line that the README shows, once, and even with -q because it concerns the server itself"
+    because "a line per failed accept() fills the disk; without any line you would not know why clients wait"
     tell @c1..20 connect @c1..20 exchange 10 @c21..100 connect
     line="out of descriptors: accept: Too many open files; trying again when a client leaves, or in a second"
     wait_for_log "$line"$'\n'
     tell @c1..20 exchange 10
-    expected "no second line when ten clients leave, ten others come in, and more still wait"
+    expected "no second line when ten clients leave, ten others are accepted, and more still wait"
+    because "clients have been waiting all the time, so this is still the same shortage and not a new event"
     tell @c1..10 close @c62..66 exchange 10
-    ! log_has "$line" 2 || fail_with "the line more than once"
+    ! log_has "$line" 2 || fail_with "the line appears more than once"
 }
 
 # ---- The client ------------------------------------------------------------------------------
 
-# On one machine connect() is done at once, or has failed at once: only an injected EINPROGRESS
-# makes the client ask how it went.
+# A connect() within one machine succeeds or fails at once. Only an injected EINPROGRESS makes the
+# client ask for the result.
 
 # bats test_tags=client
 @test "02.15 The client goes on when connect() is still under way" {
     start_server
-    expected "exit status 0 when connect() says EINPROGRESS"
-    because "that is no failure: connecting goes on, and the socket becomes writable when it is done"
+    expected "exit status 0 although connect() fails with EINPROGRESS"
+    because "EINPROGRESS means that the kernel goes on connecting. The socket becomes writable when that is done"
     run_client 0 --faults connect:EINPROGRESS:1 "$port" "$host"
     client_prints ': received "in parts."'
     faults_reached connect
@@ -234,8 +241,8 @@ setup() {
 
 # bats test_tags=client
 @test "02.16 The client says why a connect that was under way has failed" {
-    expected "exit status 1, and an error that says \"refused\""
-    because "a socket becomes writable also when connecting has failed: ask SO_ERROR, which tells why, once"
+    expected "exit status 1, and an error message that says \"refused\""
+    because "a socket also becomes writable when connecting has failed. getsockopt() with SO_ERROR returns the reason, and only once"
     serve -b hold
     run_client 1 --faults connect:EINPROGRESS:1 "$port" 127.0.0.1 hello
     client_complains "refused"
@@ -244,13 +251,13 @@ setup() {
 
 # bats test_tags=only-02,client
 @test "02.17 The client tells how often it asked in vain" {
-    expected "exit status 0, and a line that says so often \"in vain\", after a server that thinks for 100 ms"
-    because "each call that says EAGAIN was a question in vain: here is the time for something else"
+    expected "exit status 0, and a line that says how often the client asked \"in vain\" while the server took 100 ms to answer"
+    because "every call that fails with EAGAIN was made in vain. Count these calls, and print the sum at the end"
     serve accept expect hello pause 100 send hello eof close
     run_client 0 "$port" 127.0.0.1 hello
     serve_ends
     client_prints " in vain "
     read_all "$client_out"
     [[ $REPLY =~ (in vain[^0-9]*)([0-9]+) ]] && ((BASH_REMATCH[2] > 10)) ||
-        fail_with "a number of more than 10 is missing there"
+        fail_with "no number greater than 10 after \"in vain\""
 }

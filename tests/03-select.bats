@@ -1,25 +1,25 @@
 #!/usr/bin/env bats
 #
-# The steps of stage 03: it sleeps until a socket is ready, and then serves whoever is. Each is
-# judged on the wire and by what the process does; the wording of the log is judged in one step
-# alone. That a server sleeps when it has nothing to do is looked at in every state in which
-# something is ready that it cannot or will not use.
+# The steps of stage 03: the server sleeps until a socket is ready, and then serves the ready clients.
+# A test looks at the bytes on the wire and at what the process does; only one step judges the wording
+# of the log. Several steps check that the server sleeps while it has nothing to do, each in another
+# state in which something is ready that the server cannot or will not use.
 #
-# Tags: only-03 holds in no later stage.
+# Tags: only-03 marks a step that holds in no later stage.
 
 # shellcheck disable=SC2154 # the helper sets $port, $host, $server_log ...
 load lib/helper
 
-# ---- Who is ready is served ------------------------------------------------------------------
+# ---- Ready clients are served ----------------------------------------------------------------
 
 @test "03.1 Whoever is ready is served, in any order" {
-    because "select() leaves only the ready ones in its sets: make them anew; its first argument is the highest descriptor plus one"
+    because "select() overwrites its sets, so fill them again before each call. Its first argument is the highest descriptor plus one"
     start_server
-    expected "five clients to be served three times, in changing order"
+    expected "five clients to be served three times each, in changing order"
     tell @c1..5 connect @c1..5 exchange 10 @c5 exchange 10 @c3 exchange 10 @c1 exchange 10 \
         @c2 exchange 10 @c4 exchange 10 @c4 exchange 10 @c1 exchange 10 @c5 exchange 10 \
         @c2 exchange 10 @c3 exchange 10
-    expected "the same when all of them speak in the moment in which five more connect"
+    expected "ten clients to be served when five of them send and five more connect at the same moment"
     signal_server STOP
     tell @c1..5 send-bytes 20 @d1..5 connect @d1..5 send-bytes 20
     signal_server CONT
@@ -27,17 +27,17 @@ load lib/helper
 }
 
 @test "03.2 The newest client is served as soon as it speaks" {
-    because "select()'s first argument is the highest descriptor plus one: a count of bits, no descriptor"
+    because "select() watches only descriptors below its first argument, which must therefore be the highest descriptor plus one"
     start_server
-    expected "each client to be served before the next one connects, and again after it has"
+    expected "each client to be served before the next one connects, and again afterwards"
     peer @a connect exchange 10 @b connect exchange 10 @a exchange 10 @c connect exchange 10 \
         @b exchange 10 @c exchange 10
 }
 
 @test "03.3 Clients may leave in any order" {
-    because "a closed descriptor must not stay in a set (EBADF), and the highest is to be found anew"
+    because "a closed descriptor that stays in a set makes select() fail with EBADF; and the highest descriptor may have changed"
     start_server
-    expected "those who stay to be served, whoever has left, the newest or the oldest"
+    expected "the remaining clients to be served after others have left, the newest or the oldest"
     tell @c1..6 connect @c1..6 exchange 10
     tell @c6 close @c5 exchange 10 @c1 close @c2 exchange 10 @c3 reset @c4 exchange 10
     tell @d1..3 connect @d1..3 exchange 10 @c2 exchange 10 @c4 close @c5 close @d3 close
@@ -51,25 +51,25 @@ load lib/helper
     local before
 
     start_server
-    expected "less than a fifth of a core, and no more than 20 wake-ups, beside 20 silent clients"
-    because "a socket is nearly always writable: wait for that only when there is something to write"
+    expected "the server to use less than a fifth of a core and to wake up at most 20 times while its 20 clients are silent"
+    because "an idle socket is almost always writable. Watch a socket for writing only while its queue holds something"
     tell @c1..20 connect @c1..20 exchange 10
     wakeups
     before=$REPLY
     server_sleeps 200
     wakeups
-    ((REPLY - before <= 20)) || fail_with "$((REPLY - before)) wake-ups while nobody said anything"
+    ((REPLY - before <= 20)) || fail_with "$((REPLY - before)) wake-ups while all clients were silent"
     tell @c1..20 exchange 10
 }
 
 @test "03.5 It sleeps while a slow reader does not read" {
     start_server
-    expected "less than a fifth of a core while a client's bytes wait, and its echo does too"
-    because "its socket is readable all the time: do not wait for that while its queue holds anything"
+    expected "the server to use less than a fifth of a core while a client sends but does not read its echo"
+    because "this client's unread bytes keep its socket readable. Do not watch it for reading while its queue holds anything"
     tell @slow rcvbuf 4K connect fill 64M
     server_sleeps
-    expected "all of the echo when it reads at last"
-    because "while a queue holds anything, wait until its socket is writable"
+    expected "the slow reader to get all of its echo when it reads at last"
+    because "while a connection's queue holds anything, its socket must be watched for writing"
     tell @slow drain exchange 10
 }
 
@@ -78,8 +78,8 @@ has_received() {
     ((REPLY > $1))
 }
 
-# reads_on: sends 128 KiB; does the server receive them? A rule that never strikes makes faults.so
-# count its calls.
+# reads_on: sends 128 KiB, and succeeds when the server calls recv() for them. The rule of faults.so
+# never strikes, but with it faults.so counts the calls.
 counting="recv:EINTR:1000000000"
 reads_on() {
     local calls
@@ -96,52 +96,55 @@ reads_on() {
     return 1
 }
 
-# be_slow_reader: sends until the server, which owes it something, leaves the last bytes unread. The
-# step "fill" goes on for longer, until not even an end of file gets through to the server.
+# be_slow_reader: a client that does not read its echo, and sends until the server leaves the last
+# bytes unread. (The step "fill" sends more: after it not even an end of file reaches the server.)
 be_slow_reader() {
     local times=0
 
     tell @slow rcvbuf 4K connect exchange 10 send-bytes 1M
-    has_received 0 || skip "faults.so saw no recv of this server (a static program, another run-time)"
+    has_received 0 || skip "faults.so cannot intercept recv in this server (a static program, or another run-time)"
     while reads_on; do
         times=$((times + 1))
-        ((times < 200)) || fail_with "it still reads, after 24 MiB of which its client has read nothing"
+        ((times < 200)) || {
+            because "a server that reads on before its echo is sent must store everything. Read again when the queue is empty (backpressure)"
+            fail_with "the server still reads from a client that has sent 26 MiB and does not read its echo"
+        }
     done
 }
 
 @test "03.6 It sleeps while a slow reader has half-closed" {
     start_server --faults "$counting"
-    expected "less than a fifth of a core while a client has sent its end of file and reads nothing"
-    because "end of file, too, keeps a socket readable: do not wait for that while its queue holds anything"
+    expected "the server to use less than a fifth of a core while a client has half-closed and does not read its echo"
+    because "end of file keeps a socket readable as well. Do not watch it for reading while its queue holds anything"
     be_slow_reader
     tell @slow shutdown
     server_sleeps
     tell @other connect exchange 10
-    expected "all of the echo when it reads at last, then end of file"
-    because "end of file ends one direction: what is owed must still go out"
+    expected "the slow reader to get all of its echo when it reads at last, then end of file"
+    because "end of file ends only one direction. Send the rest of the echo before close()"
     tell @slow drain eof
 }
 
 @test "03.7 It sleeps after a slow reader has reset" {
     start_server
-    expected "its socket to be closed, and the server to sleep"
-    because "select() reports a broken connection as readable and writable: the next call on it tells why"
+    expected "the server to close the connection that was reset, and to sleep"
+    because "select() reports a broken connection as readable and writable. The next recv() or send() on it fails: then close it"
     tell @other connect @slow rcvbuf 4K connect fill 64M reset
     server_sleeps
     tell @other exchange 10 close
-    wait_until "its socket to be closed" sockets_are_closed
+    wait_until "the server to close the connection that was reset" sockets_are_closed
 }
 
 @test "03.8 It sleeps when out of descriptors" {
     start_server --open-files 64
-    expected "less than a fifth of a core while clients wait for a descriptor"
-    because "a client that cannot be accepted leaves the listener readable: do not wait for that a while"
+    expected "the server to use less than a fifth of a core while clients wait for a free descriptor"
+    because "clients that cannot be accepted keep the listener readable. Stop watching it until a client leaves or a second has passed"
     tell @c1..20 connect @c1..20 exchange 10 @c21..100 connect
     server_sleeps
     tell @c1..20 exchange 10
     server_sleeps
-    expected "those who wait to be served when others leave"
-    because "when a descriptor is free again, wait for the listener again"
+    expected "the waiting clients to be served when others leave"
+    because "the listener must be watched again as soon as a descriptor is free"
     tell @c1..60 close
     tell @c61..100 exchange 10
 }
@@ -149,10 +152,10 @@ be_slow_reader() {
 @test "03.9 It sleeps when there is no memory for one more client" {
     local error
 
-    because "ENFILE, ENOBUFS and ENOMEM from accept() are like EMFILE: it is not the client's fault, and it stays"
+    because "ENFILE, ENOBUFS and ENOMEM from accept() are shortages like EMFILE. Stop watching the listener until they may have passed"
     for error in ENFILE ENOBUFS ENOMEM; do
         start_server --faults "accept:$error:2+"
-        expected "a server that sleeps and serves the client that it has, while accept() fails with $error"
+        expected "the server to sleep, and to serve its connected client, while accept() fails with $error"
         tell @first connect exchange 10 @second connect
         server_sleeps 50
         faults_reached accept
@@ -168,10 +171,10 @@ be_slow_reader() {
 @test "03.10 Readiness that turns out false holds up no one" {
     local call hits=0
 
-    # From the second call on, and for a while: the first one waits for a client.
+    # The first call must wait for a client, so the rule begins with the second. It ends with the 40th.
     start_server --faults select:ready-read:2-40,poll:ready-read:2-40,epoll_wait:ready-read:2-40
-    expected "a client to be served though sockets were reported as readable that were not"
-    because "select(2), BUGS: ready is a hint. The call may have to wait after all: O_NONBLOCK, on the listener too"
+    expected "all clients to be served although sockets are reported as readable that are not"
+    because "readiness is only a hint, so recv() or accept() may block after all (select(2), BUGS). Set O_NONBLOCK on every socket"
     tell @silent connect
     tell @other connect exchange 10
     tell @silent exchange 10 @third connect exchange 10
@@ -179,24 +182,24 @@ be_slow_reader() {
         fault_hits "$call"
         hits=$((hits + REPLY))
     done
-    ((hits > 0)) || skip "faults.so sees no select, poll or epoll_wait of this server (and to an edge-triggered one it does not lie)"
+    ((hits > 0)) || skip "faults.so cannot intercept select, poll or epoll_wait in this server (or its events are edge-triggered)"
 }
 
 @test "03.11 An urgent byte is read beside the stream" {
     start_server --faults "$counting"
-    expected "the stream without a gap, and a server that sleeps and serves all, after an urgent byte"
-    because "the third set reports it until recv() with MSG_OOB has read it; it is no error and no end"
+    expected "all bytes of the stream to come back, and the server to sleep, after an urgent byte"
+    because "the third set reports an urgent byte until recv() with MSG_OOB reads it. It is neither an error nor end of file"
     tell @talker connect exchange 10 urgent '!' @other connect exchange 10
     server_sleeps
     tell @talker exchange 10 urgent '?' urgent '!' exchange 10 @other exchange 10
-    expected "the same when it comes together with data, and with end of file"
+    expected "all bytes of the stream to come back when an urgent byte arrives together with data and end of file"
     signal_server STOP
     tell @talker send-bytes 10 urgent '!' send-bytes 10 @last connect send-bytes 10 urgent '!' shutdown
     signal_server CONT
     tell @talker drain @last drain eof @other exchange 10
     server_sleeps
     tell @talker exchange 10
-    expected "the same from a client that does not read its echo, and so is not read from"
+    expected "the server to sleep when an urgent byte comes from a client that does not read its echo"
     be_slow_reader
     tell @slow urgent '!'
     server_sleeps
@@ -214,18 +217,18 @@ fd_count_is_at_most() {
 
     start_server --open-files 2000
     expected "1100 clients to connect, and the 1st, the 500th and the 990th to be served"
-    because "FD_SET() with a descriptor of FD_SETSIZE (1024) or more writes beyond the set's end"
+    because "FD_SET() with a descriptor of FD_SETSIZE (1024) or more overwrites the memory after the set"
     tell @c1..1100 connect
     tell @c1 exchange 10 @c500 exchange 10 @c990 exchange 10
-    expected "the 1050th and all after it to be closed at once"
-    because "beyond the set's end lies other memory, and who is not watched would wait for ever: close it"
+    expected "the server to close the 1050th client and all after it at once"
+    because "select() cannot watch a descriptor of FD_SETSIZE (1024) or more. Such a client would wait forever, so close it"
     tell @c1050..1100 gone
     expected "new clients to be served when others have left"
-    because "the descriptor is what counts, not how many clients ever came"
+    because "what matters is the new descriptor, not how many clients have connected so far"
     fd_count
     most=$((REPLY - 100))
     tell @c1..100 close
-    wait_until "100 descriptors to be closed" fd_count_is_at_most "$most"
+    wait_until "the server to close 100 descriptors" fd_count_is_at_most "$most"
     tell @d1..50 connect @d1..50 exchange 10
     tell @c990 exchange 10
     server_sleeps
@@ -237,8 +240,8 @@ fd_count_is_at_most() {
     local client
 
     start_server --open-files 2000
-    expected "the lines of the README, in its words"
-    because "a line before each wait shows how often it wakes; what has no line seems not to happen"
+    expected "the log lines that the README shows, word for word"
+    because "each wait, each urgent byte and each refused client has its own line, and the words must match exactly"
     wait_for_log "waiting for the next event"$'\n'
     tell connect local
     client=${told#* }
@@ -251,7 +254,7 @@ fd_count_is_at_most() {
         tell @c1..1030 connect
         wait_for_log ": select cannot watch descriptor 1024"$'\n'
         [[ $(<"$server_log") =~ refusing\ [0-9.]+:[0-9]+:\ select ]] ||
-            fail_with "a line that does not begin with \"refusing 127.0.0.1:...\""
+            fail_with "no line that begins with \"refusing 127.0.0.1:PORT: select\""
     fi
 }
 
@@ -262,7 +265,7 @@ client_has_said() {
     [[ $REPLY == *"$1"* ]]
 }
 
-# Sets $names to the client's connections, by the addresses that its lines begin with.
+# Sets $names to the addresses of the client's connections, with which its lines begin.
 read_names() {
     local line
 
@@ -274,7 +277,7 @@ read_names() {
     done <"$client_out"
 }
 
-# Sets REPLY to what the client says of one connection.
+# Sets REPLY to the client's lines about one connection, without its address.
 read_lines_of() {
     local line
 
@@ -295,24 +298,24 @@ read_lines_of() {
     done
     wanted+="closing socket"$'\n'
     start_server --faults "$counting"
-    expected "two connections, and on each three messages, one when the echo of the other has come"
-    because "two sockets and one loop: each connection has its own place in the talk"
+    expected "two connections, and on each three messages, each one after the echo of the one before"
+    because "one loop serves both sockets, so each connection must remember which message it has sent and how much of it came back"
     run_client 0 "$port" "$host"
     read_names
-    ((${#names[@]} == 2)) || fail_with "${#names[@]} connections with lines \"ADDRESS:PORT: sending ...\""
+    ((${#names[@]} == 2)) || fail_with "lines \"ADDRESS:PORT: sending ...\" for ${#names[@]} connection(s)"
     for name in "${names[@]}"; do
         read_lines_of "$name"
-        [[ $REPLY == "$wanted" ]] || fail_with "other lines for $name, or another order"
+        [[ $REPLY == "$wanted" ]] || fail_with "different lines for $name, or another order"
     done
 }
 
 # bats test_tags=only-03,client
 @test "03.15 The client reads from whichever connection is ready" {
-    # It answers on the first connection when a third has come: ours.
+    # The played server answers on the first connection after a third has come, which the test opens.
     serve @a accept @b accept @a expect hello @b expect hello send hello \
         @go accept @a send hello eof close @b eof close
-    expected "both messages before the first answer, and that read on the second connection"
-    because "who waits in recv() on one connection does not see what has come on the other"
+    expected "the client to send on both connections, and to read the answer on the second one first"
+    because "a client that blocks in recv() on one connection cannot see what has arrived on the other"
     start_client "$port" 127.0.0.1 hello
     wait_until "the client to read the answer on its second connection" client_has_said received
     peer connect
@@ -324,8 +327,8 @@ read_lines_of() {
 @test "03.16 The client sleeps while it waits" {
     serve @a accept @b accept @a expect hello @b expect hello @go accept @a send hello \
         @b send hello @a eof close @b eof close
-    expected "less than a fifth of a core while the server thinks"
-    because "wait for writability only with something to send, or for connecting to be done"
+    expected "the client to use less than a fifth of a core while it waits for an answer"
+    because "an idle socket is almost always writable. Watch it for writing only while it connects or has something to send"
     start_client "$port" 127.0.0.1 hello
     wait_until "the client to send its message" client_has_said sending
     client_sleeps
@@ -340,13 +343,13 @@ read_lines_of() {
 
     start_server --faults "$counting"
     expected "exit status 0 with one connection, and with a hundred"
-    because "an array of connections, and one loop over all of them"
+    because "the number after -c says how many connections to open; one array and one loop can serve them all"
     run_client 0 -c 1 "$port" "$host" hello
     read_names
-    ((${#names[@]} == 1)) || fail_with "${#names[@]} connections"
+    ((${#names[@]} == 1)) || fail_with "${#names[@]} connection(s), according to the client's lines"
     run_client 0 -c 100 "$port" "$host" hello
     read_names
-    ((${#names[@]} == 100)) || fail_with "${#names[@]} connections"
+    ((${#names[@]} == 100)) || fail_with "${#names[@]} connection(s), according to the client's lines"
 }
 
 # bats test_tags=only-03,client
@@ -355,17 +358,17 @@ read_lines_of() {
 
     start_server --faults "$counting"
     expected "exit status 1, and the reason on standard error, for 50 connections under \"ulimit -n 20\""
-    because "socket() fails with EMFILE"
+    because "socket() fails with EMFILE. Print strerror(errno) and exit with status 1"
     run_client 1 --open-files 20 -c 50 "$port" "$host" hello
     client_complains "oo many open files"
-    expected "exit status 1, and the reason on standard error, for a descriptor past FD_SETSIZE"
-    because "FD_SET() with a descriptor of FD_SETSIZE (1024) or more writes beyond the set's end"
+    expected "exit status 1, and the reason on standard error, when a descriptor is too large for select()"
+    because "FD_SET() with a descriptor of FD_SETSIZE (1024) or more overwrites the memory after the set. Check before you call it"
     serve hold
     run_client 1 --open-files 2000 -c 1024 "$port" 127.0.0.1 hello
     client_complains "?"
-    because "atoi() takes 2x for 2, and abc for 0"
+    because "atoi() reads 2x as 2 and abc as 0. Use strtol(), check where it stops, and refuse numbers below 1"
     for bad in 0 -1 2x abc ""; do
-        expected "exit status 2, and the usage, for -c \"$bad\""
+        expected "exit status 2 and the usage text for -c \"$bad\""
         run_client 2 -c "$bad" "$port" "$host" hello
         client_complains sage
     done
@@ -373,15 +376,15 @@ read_lines_of() {
 
 # ---- chat.c ----------------------------------------------------------------------------------
 
-# start_chat [OPTION]...: with nobody in the room yet
+# start_chat [OPTION]...: starts chat.c, with an empty room
 start_chat() {
     build_program 03-select/chat
     start_server --program "$REPLY" "$@"
-    address=(nobody)
+    address=(unused)
 }
 
-# join [STEP...]: the next client, c1 first, connects and does these steps. All who are there hear of
-# it, and so does the newcomer. ${address[1]} is where c1 comes from.
+# join [STEP...]: the next client, c1 first, connects and does these steps. Everyone in the room must
+# be told, the new client too. ${address[1]} is the address of c1.
 join() {
     local number=${#address[@]}
 
@@ -392,29 +395,29 @@ join() {
 
 # bats test_tags=only-03,companion
 @test "03.19 What one says in the chat room, all the others hear" {
-    because "what recv() brings goes into the queue of every other connection, never of the speaker's own"
+    because "what recv() returns goes into the queue of every connection except the speaker's own"
     start_chat
-    expected "each who joins to be announced to all, with its address and how many they are"
+    expected "each new guest to be announced to everyone in the room, with an address and the number of clients"
     join send 'anybody here?\n'
     wait_for_log 'anybody here?'
     join
     join
-    expected "a line to reach the two others, under the speaker's address, and not the speaker"
+    expected "a line to reach the two other guests, with the speaker's address, and not the speaker"
     tell @c1 send 'hello\n' @c2..3 expect "${address[1]}: hello\n"
     tell @c2 send 'good morning\n' @c1 expect "${address[2]}: good morning\n"
     tell @c3 expect "${address[2]}: good morning\n" send 'and to you\n'
     tell @c1..2 expect "${address[3]}: and to you\n"
-    expected "one who leaves to be announced to the others"
+    expected "a guest who leaves to be announced to the others"
     tell @c2 close @c1 expect "${address[2]} has left (clients: 2)\n"
     tell @c3 expect "${address[2]} has left (clients: 2)\n" shutdown eof close
     tell @c1 expect "${address[3]} has left (clients: 1)\n"
-    expected "one who is alone to hear nothing of what it says"
+    expected "a guest who is alone in the room not to get back what it says"
     tell @c1 send 'nobody is left\n'
     wait_for_log 'nobody is left'
     tell @c2 connect local
     address[2]=${told#* }
     tell @c1..2 expect "New connection from ${address[2]} (clients: 2)\n"
-    expected "one who has no more to say to hear what was said until then, and then end of file"
+    expected "a guest who half-closes to get all that was said until then, and then end of file"
     signal_server STOP
     tell @c2 send 'wait for me!\n' @c1 shutdown
     signal_server CONT
@@ -427,22 +430,22 @@ join() {
 
     printf -v long '%01023d' 7
     printf -v much '%030000d' 7
-    because "a recv() may bring half a line, or five: what has no end yet stays with its connection"
+    because "one recv() may return half a line, or five lines. Keep an unfinished line with its connection until the rest arrives"
     start_chat
     join
     join
-    expected "a line that comes byte by byte to be passed on in one piece"
+    expected "a line that arrives byte by byte to be passed on in one piece"
     tell @c1 pieces 1 send 'in small' @c2 send 'between\n' @c1 expect "${address[2]}: between\n"
     tell send ' pieces\n' pieces 0 @c2 expect "${address[1]}: in small pieces\n"
-    expected "each of several lines that come at once to bear the speaker's address"
+    expected "each of several lines that arrive together to be passed on with the speaker's address"
     tell @c1 send 'one\ntwo\n\nthr' send 'ee\n' @c2 expect "${address[1]}: one\n${address[1]}: two\n"
     tell expect "${address[1]}: \n${address[1]}: three\n"
-    expected "lines that end as those of telnet do, with a carriage return, to be the same"
+    expected "a line from telnet, which ends with a carriage return and a newline, to be passed on without the carriage return"
     tell @c1 send 'from telnet\r\n' @c2 expect "${address[1]}: from telnet\n"
-    expected "a line of 1023 bytes to be whole, and a longer one to be cut, with a notice"
+    expected "a line of 1023 bytes to be passed on whole, and a longer one to be cut, with a notice"
     tell @c1 send "$long\r\n" @c2 expect "${address[1]}: $long\n"
     tell @c1 send "$long, and so on\n" @c2 expect "${address[1]}: $long, (cut: too long)\n"
-    expected "a line of 3 MB to be cut, and the one after it to be whole, and none of it to be kept"
+    expected "a line of 3 MB to be cut, the line after it to be whole, and the memory to grow by less than 1 MiB"
     memory RssAnon
     before=$REPLY
     for i in {1..100}; do
@@ -451,8 +454,8 @@ join() {
     tell @c1 send '\nshort again\n' @c2 expect "${address[1]}: ${much:0:1024} (cut: too long)\n"
     tell expect "${address[1]}: short again\n"
     memory RssAnon
-    ((REPLY - before < 1024)) || fail_with "the server has $((REPLY - before)) KiB more than before"
-    expected "a last line without an end to be passed on when its speaker has left"
+    ((REPLY - before < 1024)) || fail_with "the server uses $((REPLY - before)) KiB more than before"
+    expected "a last line without a newline to be passed on when its speaker has left"
     tell @c1 send 'last words' shutdown eof close
     tell @c2 expect "${address[1]}: last words\n${address[1]} has left (clients: 1)\n"
 }
@@ -468,8 +471,8 @@ join() {
         printf -v said '%s%0900d\\n' "$said" "$i"
         printf -v heard '%s%s: %0900d\\n' "$heard" "${address[1]}" "$i"
     done
-    expected "20 lines, and one without an end, of a client that was then reset"
-    because "recv() brings what came before a reset, and then the error; so a failed send() is no reason to close"
+    expected "20 lines and an unfinished one to be passed on from a guest who then reset the connection"
+    because "recv() returns what came before the reset, and only then the error. So do not close a connection when send() fails"
     signal_server STOP
     tell @c1 send "$said" send 'last words' reset @c2 send 'anybody here?\n'
     signal_server CONT
@@ -480,20 +483,20 @@ join() {
 @test "03.22 No control byte from the chat room reaches a terminal" {
     local code sent='' shown=''
 
-    because "terminals obey control characters: pass on what is printable, and escape the rest"
+    because "terminals obey control characters. Pass on what is printable, and escape the rest"
     start_chat
     join
     join
-    expected "a carriage return inside a line, which goes back to its start, to be escaped"
+    expected "a carriage return inside a line to be escaped, because it moves the cursor back to the start of the line"
     tell @c1 send 'hello\r127.0.0.1:1: that was not me\n'
     tell @c2 expect "${address[1]}: hello\\\\x0d127.0.0.1:1: that was not me\n"
-    expected "what begins with ESC, or with its like in UTF-8 and Latin-1 (c2 9b and 9b), to be escaped"
+    expected "ESC to be escaped, and also CSI (ESC [ in one character: c2 9b in UTF-8, 9b in Latin-1)"
     tell @c1 send '\x1b[2J \xc2\x9b2J \x9b2J\n'
     tell @c2 expect "${address[1]}: \\\\x1b[2J \\\\xc2\\\\x9b2J \\\\x9b2J\n"
-    expected "letters of all languages to come unharmed, in UTF-8"
+    expected "letters of all languages to be passed on unchanged, in UTF-8"
     tell @c1 send '\xe5\x8c\x97\xe4\xba\xac \xc3\xa9\n'
     tell @c2 expect "${address[1]}: \xe5\x8c\x97\xe4\xba\xac \xc3\xa9\n"
-    expected "of all 256 bytes those from blank to ~ to come as they are, and the others escaped"
+    expected "of all 256 byte values, space to ~ to be passed on unchanged, and the others escaped"
     for code in {11..255}; do
         printf -v code '\\x%02x' "$code"
         sent+=$code
@@ -503,26 +506,26 @@ join() {
     tell @c1 send "\0\x01\x02\x03\x04\x05\x06\x07\x08\x09\n$sent\n"
     tell @c2 expect "${address[1]}: "'\\x00\\x01\\x02\\x03\\x04\\x05\\x06\\x07\\x08\\x09\n'
     tell expect "${address[1]}: $shown\n"
-    expected "the log to hold no control byte either"
+    expected "the log to contain no control byte either"
     read_all "$server_log"
-    [[ ${REPLY//$'\n'/} != *[[:cntrl:]]* ]] || fail_with "one is there"
+    [[ ${REPLY//$'\n'/} != *[[:cntrl:]]* ]] || fail_with "a control byte in the log"
 }
 
 # bats test_tags=only-03,companion
 @test "03.23 Who does not listen is put out of the chat room, and delays nobody" {
     local round ends lines before open
 
-    because "sends that do not wait, a queue for each client, and an end to a client whose queue is full"
+    because "send() must not block, and each guest needs a queue of its own. Disconnect a guest whose queue is full"
     start_chat -q 0
     join
     join
     tell @c3 rcvbuf 4K
     join
-    # 1,500 empty lines, which come by one recv(), are 27 KB when each bears an address.
+    # 1,500 empty lines arrive in one recv(). With an address before each, they are 27 KB.
     printf -v ends '%01500d' 0
     lines=${ends//0/"${address[1]}: \n"}
     ends=${ends//0/'\n'}
-    expected "every line to reach one who listens, in order, while another does not read at all"
+    expected "every line to reach a guest who reads, in order, while another guest does not read at all"
     memory RssAnon
     before=$REPLY
     socket_count
@@ -534,17 +537,17 @@ join() {
             break
         fi
     done
-    expected "the one who does not read to be put out before it has 13 MB to read, and the others to hear of it"
+    expected "the guest who does not read to be disconnected before 13 MB wait for it, and the others to be told"
     tell @c1..2 expect "${address[3]} has left (clients: 2)\n" @c1 send 'on we go\n'
     tell @c2 expect "${address[1]}: on we go\n"
-    expected "that to have taken less than 1 MiB of memory"
+    expected "the server's memory to grow by less than 1 MiB meanwhile"
     memory RssAnon
-    ((REPLY - before < 1024)) || fail_with "it has taken $((REPLY - before)) KiB"
+    ((REPLY - before < 1024)) || fail_with "it grew by $((REPLY - before)) KiB"
 
     stop_server
     tell_no_more
-    expected "the log to say who is put out and why, each of ten whose queues are full after the same line"
-    because "whoever walks over all connections must not close others on the way: mark them, and close them later"
+    expected "ten guests whose queues fill up at the same line to be disconnected, and the log to name each one and the reason"
+    because "code that loops over all connections must not close others on the way. Mark them, and close them after the loop"
     start_chat --faults send:EAGAIN
     tell @c1..11 connect
     wait_for_log "(clients: 11)"
@@ -559,11 +562,12 @@ join() {
 @test "03.24 Two hundred talk in the chat room" {
     local i count=200 heard='' steps=()
 
+    because "a new guest is announced to itself and to everyone in the room, and all queues get the same lines in the same order"
     start_chat
     tell @c1..200 connect
     wait_for_log "(clients: $count)"
     mapfile -t -s 1 address <"$server_log"
-    expected "each to hear of itself, and of all who have joined after it"
+    expected "each guest to be told of its own arrival, and of every later one"
     for ((i = count; i >= 1; i--)); do
         heard="${address[i - 1]}\n$heard"
         steps+=("@c$i" expect "$heard")
@@ -573,10 +577,11 @@ join() {
         address[i]=${address[i - 1]#New connection from }
         address[i]=${address[i]% (*}
     done
-    expected "a line to reach the 199 others, and no other line to come in between"
+    expected "a line to reach the 199 other guests, with no other line in between"
     tell @c200 send 'hello\n' @c1..199 expect "${address[200]}: hello\n"
     tell @c1 send 'hello to you\n' @c2..200 expect "${address[1]}: hello to you\n"
-    expected "those who stay to be told of all who leave at the same time, the last count being 100"
+    expected "a hundred guests to leave at the same time, and the room to go on with the others"
+    because "code that loops over all connections must not close others on the way. Mark them, and close them after the loop"
     signal_server STOP
     tell @c101..150 close @c151..200 reset
     signal_server CONT
@@ -591,25 +596,25 @@ join() {
 
     printf -v much '%030000d' 7
     for signal in INT TERM; do
-        because "the handler sets a flag, and no more; the loop looks at it, ends, and tells everybody"
+        because "the signal handler only sets a flag. The loop checks the flag, ends, and then everyone in the room is told"
         start_chat
         join
         join
-        expected "SIG$signal to bring everybody \"Shutdown Server\" and end of file, also one who is in mid-line"
+        expected "everyone to get \"Shutdown Server\" and end of file after SIG$signal, even a guest in the middle of a line"
         signal_server STOP
         tell @c1 send "$much" send "$much" send "$much"
         signal_server "$signal"
         signal_server CONT
-        because "close() with bytes left unread resets a connection: shutdown(SHUT_WR), read on, then close()"
+        because "close() with unread bytes resets the connection. Call shutdown(SHUT_WR), read until end of file, then close()"
         tell mark @c1..2 expect 'Shutdown Server\n' eof at-most 800
         tell @c1..2 close
-        expected "the server to say so, and to exit with status 0"
+        expected "the server to log \"Shutdown Server ......\", and to exit with status 0"
         server_ends 0
-        log_has "Shutdown Server ......" || fail_with "it said nothing"
+        log_has "Shutdown Server ......" || fail_with "no such line in the log"
         tell_no_more
     done
-    expected "one who neither reads nor leaves to hold up the end for a second, and no more"
-    because "the wait for those who are slow needs a deadline"
+    expected "a guest who neither reads nor leaves to delay the server's exit by no more than a second"
+    because "when the server ends, its wait for slow guests needs a deadline"
     start_chat
     join
     now
@@ -630,23 +635,23 @@ took_at_most() {
 @test "03.26 A signal ends the chat room whenever it comes" {
     local signal turn i steps
 
-    because "signals are blocked but for the wait in pselect(); a flag that is looked at before select() is looked at too early"
-    expected "a signal that comes just before the wait, in whatever turn of the loop, to end the wait"
+    because "a signal between the check of the flag and select() is missed. Block the signals, and let pselect() unblock them while it waits"
+    expected "a signal that comes just before the wait to end that wait, in any turn of the loop"
     for signal in 2 15; do
         for turn in 1 2 3 4 5; do
             start_chat --faults "select:sig=$signal:$turn"
-            # A client who joins takes two turns, one to accept it and one to tell it so. If all goes
-            # well, then, nobody does anything after the signal.
+            # A client that joins takes two turns of the loop: one to accept it, one to tell it so. In
+            # a right server nothing happens after the signal, therefore, that would wake it up.
             steps=()
             for ((i = 1; i <= turn / 2; i++)); do
                 steps+=("@c$i" connect expect-line)
             done
             ((turn == 1)) || peer "${steps[@]}" "@c1..$((turn / 2))" gone
             server_ends 0
-            log_has "Shutdown Server ......" || fail_with "it said nothing"
+            log_has "Shutdown Server ......" || fail_with "no line \"Shutdown Server ......\" in the log"
         done
     done
-    expected "a signal during the start, and right after it, to end it in good order"
+    expected "a signal during start-up, or right after it, to end the server with status 0"
     build_program 03-select/chat
     launch_server --program "$REPLY" --faults fcntl:sig=15:1 0
     server_ends 0
@@ -655,8 +660,8 @@ took_at_most() {
         signal_server TERM
         server_ends 0
     done
-    expected "a signal to end it when somebody is ready whenever it looks"
-    because "pselect() lets no signal in when it need not wait: let them in once a turn besides"
+    expected "a signal to end the server even when a client is ready in every turn of the loop"
+    because "pselect() delivers no signal when it does not have to wait. Unblock the signals once per turn as well"
     start_chat --faults select:ready
     signal_server INT
     server_ends 0
@@ -666,26 +671,26 @@ took_at_most() {
 @test "03.27 The chat room goes on when descriptors run out" {
     local room
 
-    because "while accept() has no descriptor the listener stays ready: do not watch it for a while"
+    because "while accept() has no free descriptor, the listener stays ready. Stop watching it until a guest leaves or a second has passed"
     start_chat --open-files 16
     fd_count
     room=$((16 - REPLY))
-    expected "$room to have a place, and the server to sleep while others wait"
+    expected "$room guests to get in, and the server to sleep while others wait"
     tell "@c1..$((room + 2))" connect
     wait_for_log "(clients: $room)"
     wait_for_log "out of descriptors: accept"
     server_sleeps
     tell @c2 send 'hello\n'
     wait_for_log ": hello"
-    expected "the next to get a place as soon as one has left"
+    expected "the next guest to get in as soon as one has left"
     tell @c1 close
     wait_for_log "(clients: $room)" 2
     tell_no_more
     wait_for_log "has left (clients: 0)"
 
     stop_server
-    because "FD_SET() of a descriptor from FD_SETSIZE on writes beyond the set"
-    expected "those whom select() cannot watch to be refused, and the others to be served"
+    because "FD_SET() with a descriptor of FD_SETSIZE (1024) or more overwrites the memory after the set"
+    expected "guests whose descriptors select() cannot watch to be refused, and the others to be served"
     start_chat_high
     tell @c1..20 connect
     wait_for_log "refusing "
@@ -694,8 +699,8 @@ took_at_most() {
     wait_for_log ": hello"
 }
 
-# start_chat_high: started by a program that holds the descriptors up to 1019, as a test would
-# otherwise have to with a thousand clients.
+# start_chat_high: starts chat.c from a program that holds all descriptors up to 1019. Otherwise the
+# test would need a thousand clients.
 start_chat_high() {
     local wrapper=$BATS_TEST_TMPDIR/wrapper
 
@@ -724,8 +729,8 @@ END
         select:ready:2%2 \
         accept:ECONNABORTED:1 \
         accept:ENOBUFS:1; do
-        expected "a talk in good order in spite of FAULTS=$faults"
-        because "a call may be cut short, interrupted or have nothing to give: try again in the next turn"
+        expected "three guests to talk as usual with FAULTS=$faults"
+        because "a call may be cut short, be interrupted, or have nothing to return. Try again in the next turn"
         stop_server
         start_chat --faults "$faults"
         join
@@ -739,8 +744,8 @@ END
         faults_reached "${faults%%:*}"
         wait_for_log "has left (clients: 0)"
     done
-    expected "one to whom send() fails to be left out, and the others to go on"
-    because "MSG_NOSIGNAL: without it this error comes with SIGPIPE, which ends the server"
+    expected "a guest to whom send() fails to be dropped, and the others to go on"
+    because "without MSG_NOSIGNAL, send() also raises SIGPIPE when it fails with EPIPE, and the signal kills the server"
     stop_server
     start_chat --faults send:EPIPE:2
     join
@@ -751,28 +756,28 @@ END
 
 # ---- two-ports.c -----------------------------------------------------------------------------
 
-# start_two_ports [OPTION]... [PORT]...: ports[1] and so on are where it listens
+# start_two_ports [OPTION]... [PORT]...: starts two-ports.c; ports[1] and so on are its ports
 start_two_ports() {
     build_program 03-select/two-ports
     start_server --program "$REPLY" "$@"
     wait_for_log "listening sockets: "
     socket_count
     # shellcheck disable=SC2034 # the helper reads it
-    sockets_at_start=$REPLY # after its first line it has opened another
+    sockets_at_start=$REPLY # it opens more listeners after its first line
     mapfile -t ports <"$server_log"
     ports=(nothing "${ports[@]#starting up on 127.0.0.1 port }")
 }
 
 # bats test_tags=only-03,companion
 @test "03.29 A server may listen on several ports" {
-    because "listening sockets are descriptors like others: all of them are in one set, of one select()"
+    because "a listening socket is a descriptor like any other. Put all of them into one set, and call select() once for all"
     start_two_ports -q 0 0 0
-    expected "three ports, each in a line of its own, and then how many they are"
-    log_has "port ${ports[3]}"$'\n'"listening sockets: 3"$'\n' || fail_with "another log"
-    expected "one who connects to the second port, and to no other, to be answered"
+    expected "three ports, each in a line of its own, and then the number of listening sockets"
+    log_has "port ${ports[3]}"$'\n'"listening sockets: 3"$'\n' || fail_with "different lines"
+    expected "a client that connects to the second port to be answered"
     port=${ports[2]}
     peer connect send 'anybody here?' expect 'hello\n' send 'so it is' expect 'hello\n' shutdown eof
-    expected "clients of all three to be answered, whoever came first"
+    expected "clients on all three ports to be answered, whichever connected first"
     tell @c2 connect
     port=${ports[3]}
     peer @c3 connect send 'x' expect 'hello\n' shutdown eof
@@ -783,12 +788,12 @@ start_two_ports() {
 
 # bats test_tags=only-03,companion
 @test "03.30 Hello is said only to those that select() finds ready for it" {
-    because "who has spoken moves from one set to the other; nobody is answered before the second set says so"
+    because "a client that has sent something moves from the read set to the write set, and is answered only when that set reports it"
     start_two_ports --faults select:ready-read -q 0 0
-    expected "no hello as long as select() says of nobody that it may be written to, and no more to be read"
+    expected "no hello, and no more to be read, while select() reports no client as writable"
     peer connect send 'anybody here?' fill 64M silence 100
     stop_server
-    expected "one hello, whole, when it goes out in small pieces, or when a call has nothing to give at first"
+    expected "one whole hello, even when it is sent in small pieces or calls fail with EAGAIN or EINTR at first"
     local faults
     for faults in send:cap=1 send:EAGAIN:1-3 select:EINTR:2%3 recv:EAGAIN:1-2,accept:EAGAIN:1 send:EINTR:1 select:ready:3%2; do
         start_two_ports --faults "$faults" -q 0 0
@@ -796,7 +801,7 @@ start_two_ports() {
         faults_reached "${faults%%:*}"
         stop_server
     done
-    expected "one who has been reset to be left alone, and the next to be answered"
+    expected "a client to which send() fails to be closed, and the next client to be answered"
     start_two_ports --faults send:EPIPE:1 -q 0 0
     peer @c1 connect send 'x' gone @c2 connect send 'x' expect 'hello\n' shutdown eof
 }
@@ -804,22 +809,22 @@ start_two_ports() {
 # bats test_tags=only-03,companion
 @test "03.31 It wakes each second, with nothing to do, and sleeps between" {
     local began
-    local nobody=$'ready to be read: none\nready to be answered: none\n'
+    local none_ready=$'ready to be read: none\nready to be answered: none\n'
 
-    because "select() may write into the timeval what was left of the second: set it anew each time"
+    because "select() may store the time that was left in the timeval. Set it again before each call"
     start_two_ports 0 0
-    wait_for_log "$nobody"
+    wait_for_log "$none_ready"
     now
     began=$REPLY
-    expected "the next turn, in which nobody is ready either, to come a second later"
-    wait_for_log "$nobody" 2
+    expected "the next turn of the loop, again with no client ready, to come a second later"
+    wait_for_log "$none_ready" 2
     now
     REPLY=$((REPLY - began))
-    ((REPLY > 900000)) || fail_with "it came after $((REPLY / 1000)) ms"
+    ((REPLY > 900000)) || fail_with "it came after only $((REPLY / 1000)) ms"
     took_at_most 3000 "$REPLY"
     server_sleeps
-    expected "the log to say who is ready, in every turn"
-    because "say it after select(), of the sets that it gives back, before anything is done about them"
+    expected "the log to name the ready clients in every turn of the loop"
+    because "log the sets that select() has returned before you act on them"
     port=${ports[2]}
     peer connect send 'anybody here?' expect 'hello\n' shutdown eof
     wait_for_log "ready to be read: port $port"$'\n'"ready to be answered: none"$'\n'"new connection from 127.0.0.1:"
@@ -830,13 +835,14 @@ start_two_ports() {
 
 # bats test_tags=only-03,companion
 @test "03.32 A server with several ports bears a lack of descriptors" {
-    because "all listeners stay ready while accept() has no descriptor: watch none of them for a while"
+    because "while accept() has no free descriptor, every listener stays ready. Stop watching all of them for a while"
+    expected "the server to serve its clients and to sleep while others wait for a free descriptor, and to log the shortage once"
     start_two_ports --open-files 12 -q 0 0
     tell @c1..12 connect
     wait_for_log "out of descriptors: accept"
     server_sleeps 300
     tell @c2 send 'x' expect 'hello\n'
-    log_has "out of descriptors: accept" 3 && fail_with "the log says so again and again"
-    expected "the last to be accepted when the first have left"
+    log_has "out of descriptors: accept" 3 && fail_with "the log repeats the line \"out of descriptors: accept\""
+    expected "the last client to be accepted when the first ones have left"
     tell @c1..6 close @c12 send 'x' expect 'hello\n'
 }

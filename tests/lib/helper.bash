@@ -149,7 +149,7 @@ setup_file() {
         compile "$build/$stage_directory/server" "$course/$stage_directory/server.c" || return
     fi
     if ! type -P "${server_command[0]}" >/dev/null; then
-        echo "SERVER cannot be run: there is no program \"${server_command[0]}\""
+        echo "SERVER cannot be run: \"${server_command[0]}\" is not an executable program"
         return 1
     fi
 }
@@ -210,13 +210,13 @@ wait_until() {
     await "$@" && return
     if [[ $awaited == server ]]; then
         reap_server
-        fail_with "the server $server_end, while the test waited for $what"
+        fail_with "the server $server_end while the test waited for $what"
     fi
     if [[ -n $server_pid ]]; then
         doing "$server_pid"
-        fail_with "waited in vain for $what" "the server $REPLY"
+        fail_with "the test gave up waiting for $what" "the server $REPLY"
     fi
-    fail_with "waited in vain for $what"
+    fail_with "the test gave up waiting for $what"
 }
 
 # ---- Processes -------------------------------------------------------------------------------
@@ -290,7 +290,7 @@ take_options() {
         --open-files)
             open_files=$2
             if ! (ulimit -n "$open_files") 2>/dev/null; then
-                skip "ulimit -n $open_files is not allowed here (the limit is $(ulimit -Hn))"
+                skip "this step needs \"ulimit -n $open_files\", and \"ulimit -Hn\" allows $(ulimit -Hn)"
             fi
             ;;
         --env) settings+=("$2") ;;
@@ -344,7 +344,7 @@ end_text() {
 doing() {
     local number first
 
-    REPLY="is busy: it runs, and waits in no call"
+    REPLY="is running, not blocked in any call"
     is_running "$1" || {
         REPLY="has ended"
         return 0
@@ -427,9 +427,9 @@ start_server() {
     default_port=0 launch_server "$@"
     if await has_started_up; then
         if ((port == 0)); then
-            expected "the port that the kernel has picked"
-            because "for port 0 bind() takes any that is free: getsockname(2) tells which"
-            fail_with "the server says that it listens on port 0"
+            expected "the first line to name the port that the kernel has picked"
+            because "for port 0, bind() picks a free port. Call getsockname() after it to learn which"
+            fail_with "the first line names port 0"
         fi
         socket_count
         sockets_at_start=$REPLY
@@ -438,27 +438,27 @@ start_server() {
     if [[ $awaited == server ]]; then
         if [[ -z $expected_text ]]; then
             expected "the server to start"
-            because "its log may say more; or run it by hand"
+            because "the log below may give the reason. If it does not, start the server by hand"
         fi
         if [[ ${arguments[*]-} == -* ]]; then
-            because "it was started with the arguments \"${arguments[*]}\": does it know them? Its log may say more"
+            because "the server was started with the arguments \"${arguments[*]}\", which it may not know. Its log below may say more"
         fi
         reap_server
-        fail_with "the server $server_end before its first line came"
+        fail_with "the server $server_end before it printed its first line"
     fi
     expected "the server to print \"starting up on HOST port N\" as its first line"
     listening_port
     if [[ -n $REPLY && ! -s $server_log ]]; then
-        because "output into a file stays in a buffer until it is full: setvbuf(), fflush(), python3 -u"
-        fail_with "it IS listening on port $REPLY, but the line never arrived"
+        because "output to a file stays in a buffer until the buffer is full. Call fflush() or setvbuf(), or use python3 -u"
+        fail_with "the server does listen, on port $REPLY, but it has printed nothing"
     fi
     if [[ -n $REPLY ]]; then
-        because "the tests look for these very words; a line that never came may be in a buffer (fflush(), python3 -u)"
-        fail_with "it IS listening on port $REPLY, but what it has printed is something else"
+        because "the tests look for exactly these words. If the server prints them, they are still in a buffer (fflush(), python3 -u)"
+        fail_with "the server does listen, on port $REPLY, but it has printed something else"
     fi
-    because "the tests learn the port from that line, on stdout or stderr"
+    because "the tests read the port from this line, on stdout or stderr. Print it when bind() and listen() have succeeded"
     doing "$server_pid"
-    fail_with "no such line; the server $REPLY"
+    fail_with "no such line, and the server $REPLY"
 }
 
 run_server() {
@@ -468,10 +468,10 @@ run_server() {
             reap_server
             return
         fi
-        fail_with "the server starts up all the same"
+        fail_with "the server started up anyway"
     fi
     doing "$server_pid"
-    fail_with "the server did not end: it $REPLY"
+    fail_with "the server did not exit; it $REPLY"
 }
 
 # A line that came and was not true does not count: the server may be about to end.
@@ -522,7 +522,7 @@ stop_server() {
     } 2>/dev/null # see reap
     if ! await has_ended "$server_pid"; then
         doing "$server_pid"
-        fail_with "SIG$1 did not end the server: it $REPLY"
+        fail_with "SIG$1 did not end the server; it $REPLY"
     fi
     reap_server
 }
@@ -539,7 +539,7 @@ server_ends() {
 
     if ! await has_ended "$server_pid"; then
         doing "$server_pid"
-        fail_with "the server did not end: it $REPLY"
+        fail_with "the server did not exit; it $REPLY"
     fi
     reap_server
     if ((server_status != status)); then
@@ -569,7 +569,7 @@ needs_open_files() {
 
     limit=$(ulimit -Hn)
     if [[ $limit != unlimited ]] && ((limit < $1)); then
-        skip "this takes $1 descriptors, and \"ulimit -Hn\" allows $limit"
+        skip "this step needs $1 descriptors, and \"ulimit -Hn\" allows $limit"
     fi
 }
 
@@ -696,7 +696,7 @@ server_sleeps() {
     fi
     if ! is_at_rest "${1:-100}"; then
         server_is_alive
-        fail_with "${ending:+all else went well, but }the server keeps $REPLY % of a core busy, with nothing to do"
+        fail_with "${ending:+after the test, }the server uses $((REPLY < 100 ? REPLY : 100)) % of a core while it has nothing to do"
     fi
 }
 
@@ -705,7 +705,7 @@ client_sleeps() {
     local server_pid=$client_pid
 
     if ! is_at_rest 100; then
-        fail_with "the client keeps $REPLY % of a core busy, with nothing to do"
+        fail_with "the client uses $((REPLY < 100 ? REPLY : 100)) % of a core while it has nothing to do"
     fi
 }
 
@@ -722,7 +722,7 @@ server_burns() {
     done
     share=$REPLY
     doing "$server_pid"
-    fail_with "it keeps $share % of a core busy" "the server $REPLY"
+    fail_with "the server uses only $share % of a core, and $REPLY"
 }
 
 # read_faults CALL: $fault_calls and $fault_hits, from a line "recv calls 0000000012 hits 0000000003"
@@ -755,7 +755,7 @@ faults_reached() {
     for call in "$@"; do
         fault_hits "$call"
         if ((REPLY == 0)); then
-            skip "faults.so does not reach $call of this program (static, or another run-time)"
+            skip "faults.so cannot intercept $call in this program (a static program, or another run-time)"
         fi
     done
 }
@@ -835,20 +835,25 @@ peer_failed() {
         if [[ -n $server_pid ]] && ! is_running "$server_pid"; then
             reap_server
             if [[ $server_end == *SIGPIPE* && $because_text != *SIGPIPE* ]]; then
-                because "send() to a client that is gone raises SIGPIPE, unless told not to. See 01.11"
+                because "send() to a client that is gone raises SIGPIPE unless told not to. See 01.11"
             fi
             fail_with "the server $server_end" "$text"
         fi
         [[ $text == *" within "* ]] || nap
     done
     if [[ $text == *": eof: got nothing within "* ]]; then
-        because "the client has sent end of file: recv() returns 0, and close() is the answer to that. See 01.1"
+        because "the client has half-closed, so recv() returns 0. The server must send the rest of the echo, then call close(). See 01.1"
+    elif [[ $text == *"Connection refused"* ]]; then
+        because "the server prints its first line before listen() has succeeded, or it has closed its listener"
+    elif [[ $text =~ took\ more\ than\ that\ \(([0-9]+) ]]; then
+        text="the server went on reading: it took $((BASH_REMATCH[1] / 1048576)) MiB from a client that read nothing"
+        because "a server that reads on before its answer is sent must store everything. Read again when the queue is empty (backpressure)"
     fi
     if [[ $text == *" within "* && -n $seen ]]; then
         threads=(/proc/"$server_pid"/task/*)
         if [[ $stage != 01 && ${#threads[@]} == 1 && $seen =~ ^is\ blocked\ in\ (accept|recv|send) &&
             $because_text != *O_NONBLOCK* ]]; then
-            because "this call waits, and everybody with it: O_NONBLOCK on the listener and on each client. See 02.1"
+            because "while this call blocks, no other client is served. Set O_NONBLOCK on the listener and on every client. See 02.1"
         fi
         log_then=$log_seen
         fail_with "$text" "the server $seen"
@@ -919,7 +924,7 @@ tell_no_more() {
 peer_says() {
     read_all "$peer_out"
     if [[ $REPLY != *"$1"* ]]; then
-        fail_with "the test's own client saw \"${REPLY//$'\n'/, }\""
+        fail_with "the client of the test saw \"${REPLY//$'\n'/, }\""
     fi
 }
 
@@ -978,13 +983,13 @@ serve_ends() {
     local text
 
     if ! await has_ended "$serve_pid"; then
-        fail_with "the test's own server is still waiting for its client"
+        fail_with "the test's server is still waiting for something from the client"
     fi
     reap "$serve_pid"
     if ((child_status != 0)); then
         read_all "$serve_err"
         text=${REPLY%$'\n'}
-        fail_with "the server's ${text#peer: }"
+        fail_with "the test's server: ${text#peer: }"
     fi
 }
 
@@ -1010,7 +1015,7 @@ start_client() {
 client_ends() {
     if ! await has_ended "$client_pid"; then
         doing "$client_pid"
-        fail_with "the client did not end: it $REPLY"
+        fail_with "the client did not exit; it $REPLY"
     fi
     reap "$client_pid"
     if ((child_status != $1)); then
@@ -1030,7 +1035,7 @@ run_client() {
 client_prints() {
     read_all "$client_out"
     if [[ $REPLY != *"$1"* ]]; then
-        fail_with "on its standard output the client does not say \"$1\""
+        fail_with "the client's standard output lacks \"${1%$'\n'}\""
     fi
 }
 
@@ -1039,7 +1044,8 @@ client_complains() {
     read_all "$client_err"
     # shellcheck disable=SC2053 # the stars are meant
     if [[ $REPLY != *$1* ]]; then
-        fail_with "on its standard error the client says \"${REPLY//$'\n'/, }\""
+        REPLY=${REPLY%$'\n'}
+        fail_with "the client's standard error says \"${REPLY//$'\n'/, }\""
     fi
 }
 
@@ -1146,29 +1152,30 @@ last_look() {
 
     # The test itself has passed: what follows is about what it left behind.
     because_text=
-    expected "the server to outlive the test"
+    expected "the server to keep running after the test"
+    because "an error of one connection must close that connection and nothing else. After a crash, build with -g -fsanitize=address"
     server_is_alive || return
-    expected "the sockets of all clients that have left to be closed"
-    because "close() is missing on one of the ways in which a connection ends"
     if ! await sockets_are_closed; then
         server_is_alive || return
+        expected "the server to close the sockets of all clients that have left"
+        because "recv() that returned 0 was ignored, or close() is missing on one of the ways in which a connection ends"
         doing "$server_pid"
         doing_now=$REPLY
         socket_count
-        fail_with "all else went well, but $((REPLY - sockets_at_start)) are still open when all have left" \
+        fail_with "after the test, all clients have left and $((REPLY - sockets_at_start)) of their sockets are still open" \
             "the server $doing_now"
         return
     fi
-    expected "a server with nothing to do to sleep"
-    because "a call that does not wait, or a descriptor that is always ready, in a loop"
+    expected "the server to sleep while it has nothing to do"
+    because "the loop calls something that returns at once: a call that cannot block, or a wait for a descriptor that is always ready"
     server_sleeps 50
 }
 
 sanitizer_was_silent() {
     if log_has "ERROR: AddressSanitizer" || log_has "runtime error:"; then
-        expected "not a word from a sanitizer"
-        because "memory or arithmetic is used wrongly: the log says where"
-        fail_with "its report, see the log"
+        expected "no report from a sanitizer"
+        because "the server uses memory or arithmetic wrongly. The report in the log says where"
+        fail_with "a report from a sanitizer, see the log"
     fi
 }
 
