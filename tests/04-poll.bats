@@ -1,11 +1,11 @@
 #!/usr/bin/env bats
 #
-# The steps of stage 04: one array stays between the calls of poll(), and changes when a client
-# comes, goes, or waits for something else. Each is judged on the wire and by what the process does;
-# the wording of the log is judged in one step alone.
+# The steps of stage 04: poll() gets one array, which stays between the calls and changes only when
+# a client connects, leaves, or waits for something else. A step judges what goes over the wire and
+# what the process does; only one step judges the wording of the log.
 #
-# Tags: only-04 holds in no later stage: here they are the steps of the client, which is a pipe to
-# the server and has no likeness among the others.
+# Tags: only-04 marks steps that do not hold in later stages. In this file they are the steps of the
+# client: it is a pipe to the server, and works unlike the client of any other stage.
 
 # shellcheck disable=SC2030,SC2031,SC2034,SC2154 # the helper sets and reads what is here
 load lib/helper
@@ -15,8 +15,8 @@ load lib/helper
 @test "04.1 More clients than select could watch are served" {
     needs_open_files 1200
     start_server --open-files 1200 -q 0
-    expected "1,100 clients to be served, those past FD_SETSIZE (1024) like the first"
-    because "poll() takes an array of any length: let it grow, and whatever is indexed by descriptor, too"
+    expected "1,100 clients to be served, including those whose descriptors are above FD_SETSIZE (1024)"
+    because "poll() takes an array of any length, but that array and every table indexed by descriptor must grow"
     tell @c1..1100 connect
     tell @c1100 exchange 10 @c1 exchange 10 @c1025 exchange 10 @c550 exchange 10
     server_sleeps
@@ -26,17 +26,18 @@ load lib/helper
 @test "04.2 Two thousand clients that speak at once get their own bytes" {
     needs_open_files 2100
     start_server --open-files 2100 -q 0
-    expected "each of 2,000 clients to get its own echo, though all have spoken at once"
-    because "an array that grows moves: what pointed into it points nowhere after realloc(). Or see 04.1"
-    # Not all at once: with each poll() one client is accepted, and all others are looked at.
+    expected "each of 2,000 clients to get its own echo when all of them send at the same time"
+    because "realloc() may move the array, and pointers into the old one then dangle; or it did not grow: see 04.1"
+    # They connect in groups, because a server may accept one client per poll() and look at all the
+    # others each time.
     tell @c1..500 connect @c500 exchange 10 @c501..1000 connect @c1000 exchange 10
     tell @c1001..1500 connect @c1500 exchange 10 @c1501..2000 connect @c2000 exchange 10
     signal_server STOP
     tell @c1..2000 send-bytes 100
     signal_server CONT
     tell @c1..2000 drain
-    expected "the same when every one of the first thousand has left, and five hundred others have come"
-    because "entries that move into gaps must be found in their new places"
+    expected "each client to get its own echo after the first 1,000 have left and 500 new ones have connected"
+    because "removing an entry moves another one into the gap, and its connection must learn the new index"
     signal_server STOP
     tell @c1..1000 reset @d1..500 connect @c1001..2000 send-bytes 100 @d1..500 send-bytes 100
     signal_server CONT
@@ -44,14 +45,14 @@ load lib/helper
     tell @c1001..2000 reset @d1..500 reset
 }
 
-# ---- The array, and who leaves it ------------------------------------------------------------
+# ---- Removing entries from the array ---------------------------------------------------------
 
 @test "04.3 The neighbours of a client that left get their own bytes" {
     local round one two three
 
     start_server -q 0
-    expected "each client's own echo, over 20 rounds in which 9 come, 9 leave, and all others speak"
-    because "the entry that moves into a gap takes all that is its own along: descriptor, events, the way back to its connection"
+    expected "each client to get its own echo in 20 rounds, in which 9 clients connect, 9 leave, and the others send"
+    because "the entry that fills a gap must keep its descriptor and events, and its connection must learn the new index"
     tell @slow rcvbuf 4K connect fill 64M
     tell @r3-1..9 connect @r2-4..9 connect @r1-7..9 connect
     for round in {4..23}; do
@@ -64,18 +65,18 @@ load lib/helper
         signal_server CONT
         tell "@r$round-1..9" drain "$one-4..9" drain "$two-7..9" drain
     done
-    expected "no more than a fifth of a core beside a slow reader among them, and all of its echo for it in the end"
+    expected "the server to sleep although one client does not read, and that client to get all of its echo later"
     server_sleeps
     tell @slow drain exchange 10
 }
 
 @test "04.4 A new client inherits nothing from the one whose descriptor it gets" {
     start_server -q 0
-    expected "its own bytes, all of them and no others, for a client that comes after one who was owed some"
-    because "the kernel gives the lowest free number: a descriptor is known again, the connection is new"
+    expected "new clients to get exactly their own echo after a client that was still owed data has reset"
+    because "accept() reuses the lowest free descriptor: state stored by descriptor (queue, events) must start empty"
     tell @slow rcvbuf 4K connect fill 64M
     tell @slow reset
-    wait_until "its socket to be closed" sockets_are_closed
+    wait_until "the server to close the connection that was reset" sockets_are_closed
     tell @new1..2 connect @new1..2 exchange 1000
     server_sleeps
 }
@@ -84,8 +85,8 @@ load lib/helper
     local round
 
     start_server --open-files 64 -q 0
-    expected "a client to be served when 300 others have come and gone, 10 at a time"
-    because "a place that became free must be used again: poll() fails with EINVAL when its array outgrows \"ulimit -n\""
+    expected "a new client to be served after 300 others have connected and left, 10 at a time (ulimit -n 64)"
+    because "remove or reuse the entries of closed connections: poll() gives EINVAL for more entries than \"ulimit -n\""
     tell @first connect exchange 10
     for ((round = 0; round < 30; round++)); do
         tell @c1..10 connect @c1..10 exchange 10 @c1..5 close @c6..10 reset
@@ -98,8 +99,8 @@ load lib/helper
 
 @test "04.6 A reset while only writability is waited for closes that client, and nobody spins" {
     start_server
-    expected "the sockets of clients that reset while they were owed echo to be closed"
-    because "POLLHUP and POLLERR come unasked, in revents alone, and again and again until you close()"
+    expected "the server to close clients that reset while it owes them data, and to sleep before and after"
+    because "POLLHUP and POLLERR appear in revents even if events is 0, on every poll() until you close() the socket"
     tell @other connect exchange 10
     tell @reset rcvbuf 4K connect fill 64M @half rcvbuf 4K connect fill 64M shutdown
     server_sleeps
@@ -107,21 +108,21 @@ load lib/helper
     server_sleeps
     tell @other exchange 10
     tell @other close
-    wait_until "the sockets to be closed" sockets_are_closed
+    wait_until "the server to close the sockets of all clients" sockets_are_closed
 }
 
 @test "04.7 The log tells a hang-up from an end of file, and what came before it" {
     local client
 
     start_server
-    expected "the line of the README, in its words, for a client that says goodbye"
-    because "recv() that returns 0 is an end of file: nothing has gone wrong"
+    expected "the log line from the README, word for word, for a client that closes its connection normally"
+    because "recv() returns 0 at end of file: this is not an error, so the line must not report one"
     tell @polite connect local
     client=${told#* }
     tell @polite close
     wait_for_log "closing $client after reading no data"$'\n'
-    expected "bytes that came before a reset to be received first, and only then the connection to be closed"
-    because "POLLIN and POLLHUP may come together: read what is there before you believe that all is over"
+    expected "the server to receive the bytes that arrived before a reset, and only then to close the connection"
+    because "poll() may report POLLIN and POLLHUP together: read what has arrived before you close the socket"
     tell @hasty connect local
     client=${told#* }
     wait_for_log "new connection from $client"$'\n'
@@ -130,8 +131,8 @@ load lib/helper
     signal_server CONT
     wait_for_log "received \"last words\" from $client"$'\n'
     wait_for_log "closing $client after "
-    expected "the line of the README, in its words, for a client that resets while it is owed echo"
-    because "POLLHUP or POLLERR without POLLIN: there is nothing to read that would tell more"
+    expected "the log line from the README, word for word, for a client that resets while it is owed data"
+    because "POLLHUP or POLLERR without POLLIN means that there is nothing to read: close the socket and log the hang-up"
     tell @slow rcvbuf 4K connect local
     client=${told#* }
     tell fill 64M reset
@@ -140,12 +141,12 @@ load lib/helper
 
 # ---- The client ------------------------------------------------------------------------------
 #
-# It reads from a pipe, $input, that stays open until end_input.
+# The client reads from a pipe, $input, which stays open until end_input.
 
 start_client_on_pipe() {
     mkfifo "$BATS_TEST_TMPDIR/input"
     start_client --input "$BATS_TEST_TMPDIR/input" "$@"
-    exec {input}>"$BATS_TEST_TMPDIR/input" # waits until the client has it open, too
+    exec {input}>"$BATS_TEST_TMPDIR/input" # blocks until the client has opened it as well
 }
 
 end_input() {
@@ -158,45 +159,46 @@ client_has_printed() {
 }
 
 same_bytes() {
-    cmp -s "$1" "$2" || fail_with "other bytes: $(stat -c %s "$2") came back of $(stat -c %s "$1")"
+    cmp -s "$1" "$2" ||
+        fail_with "the client's output differs from its input ($(stat -c %s "$2") bytes of $(stat -c %s "$1"))"
 }
 
 # bats test_tags=only-04,client
 @test "04.8 The client is a pipe to the server" {
     start_server
-    expected "the echo of what is written into its standard input on its standard output, at once"
-    because "poll() on standard input and on the socket together: whichever has something is read"
+    expected "the client to send what it reads from standard input and to print the echo on standard output at once"
+    because "poll() must watch standard input and the socket together, and printf() would keep the echo in a buffer"
     start_client_on_pipe "$port" "$host"
     printf 'a\nb\n' >&"$input"
     wait_until "the client to print \"a\\nb\\n\"" client_has_printed $'a\nb\n'
     printf 'c' >&"$input"
-    wait_until "the client to print \"c\" after them, without a line end" client_has_printed $'a\nb\nc'
-    expected "exit status 0 when the input has ended, and nothing but the echo on standard output"
+    wait_until "the client to print \"c\" as well, although no newline follows it" client_has_printed $'a\nb\nc'
+    expected "exit status 0 at the end of the input, and nothing but the echo on standard output"
     end_input
     client_ends 0
-    client_has_printed $'a\nb\nc' || fail_with "more than the echo"
+    client_has_printed $'a\nb\nc' || fail_with "the client printed more than the echo"
 }
 
 # bats test_tags=only-04,client
 @test "04.9 An input that ends at once is no error" {
     start_server
-    expected "exit status 0 and no output for a pipe that is closed without a byte in it"
-    because "a pipe whose writer has left gives POLLHUP, and no POLLIN when nothing is in it: poll(2)"
+    expected "exit status 0 and no output when standard input is a pipe that closes before a byte is written"
+    because "poll() reports POLLHUP without POLLIN for an empty pipe whose writer has closed it: poll(2)"
     start_client_on_pipe "$port" "$host"
     end_input
     client_ends 0
-    client_has_printed '' || fail_with "some output"
-    expected "the same for /dev/null"
-    because "a file is always ready: read() that returns 0 is its end"
+    client_has_printed '' || fail_with "the client printed something"
+    expected "exit status 0 and no output when standard input is /dev/null"
+    because "poll() always reports a file as ready: the end of the input is a read() that returns 0"
     run_client 0 --input /dev/null "$port" "$host"
-    client_has_printed '' || fail_with "some output"
+    client_has_printed '' || fail_with "the client printed something"
 }
 
 # bats test_tags=only-04,client
 @test "04.10 What is still in the pipe when its writer has left is not lost" {
     start_server -q 0
-    expected "the echo of 60,000 bytes that were in the pipe when it was closed"
-    because "POLLIN and POLLHUP come together: the pipe has ended for the writer, not yet for you"
+    expected "the echo of all 60,000 bytes that were still in the pipe when its writer closed it"
+    because "poll() reports POLLIN and POLLHUP together: go on reading until read() returns 0"
     head -c 60000 /dev/urandom >"$BATS_TEST_TMPDIR/bytes"
     start_client_on_pipe "$port" "$host"
     tell connect exchange 10
@@ -212,13 +214,13 @@ same_bytes() {
 # bats test_tags=only-04,client
 @test "04.11 At the end of its input the client half-closes, and waits for the rest" {
     serve accept expect 'hello' eof send 'hel' pause 50 send 'lo' close
-    expected "an end of file for the server, then all of the echo, and exit status 0"
-    because "shutdown(SHUT_WR) ends our direction alone; the rest of the echo is still under way"
+    expected "the client to send end of file, then to print all of the echo, and to exit with status 0"
+    because "shutdown(SHUT_WR) ends one direction only (half-close): the rest of the echo is still to be read"
     start_client_on_pipe "$port" "$host"
     printf 'hello' >&"$input"
     end_input
     client_ends 0
-    client_has_printed hello || fail_with "\"$REPLY\" on standard output"
+    client_has_printed hello || fail_with "the client printed \"$REPLY\""
     serve_ends
 }
 
@@ -228,11 +230,11 @@ same_bytes() {
 
     head -c 16M /dev/urandom >"$bytes"
     start_server -q 0
-    expected "the same 16 MiB on standard output, from a file"
-    because "who sends all before it reads waits for a server that waits for it: do what is possible"
+    expected "the same 16 MiB on standard output when standard input is a file"
+    because "sending everything before reading causes a deadlock: the server stops until you read its echo (backpressure)"
     run_client 0 --input "$bytes" "$port" "$host"
     same_bytes "$bytes" "$client_out"
-    expected "the same 16 MiB on standard output, from a pipe"
+    expected "the same 16 MiB on standard output when standard input is a pipe"
     start_client_on_pipe "$port" "$host"
     cat "$bytes" >&"$input"
     end_input
@@ -240,7 +242,7 @@ same_bytes() {
     same_bytes "$bytes" "$client_out"
 }
 
-# Sets REPLY to how far the client has read its input, a file.
+# REPLY = how many bytes of its input, a file, the client has read.
 input_position() {
     local name value
 
@@ -266,13 +268,13 @@ input_position() {
     launch "$bytes" "$BATS_TEST_TMPDIR/output" "$client_err"
     client_pid=$launched
     exec {output}<"$BATS_TEST_TMPDIR/output"
-    expected "the client to sleep, and part of its input to be unread, while its output is full"
-    because "each queue has an end: full here means full at the server, and then full for our input"
+    expected "the client to sleep, with part of its input still unread, while nothing reads its output"
+    because "each queue needs a limit: while output is blocked, do not recv(); while send() is blocked, do not read()"
     client_sleeps
-    server_sleeps # so it is not the server that the client waits for
+    server_sleeps # so the client does not wait for the server
     input_position
-    ((REPLY < 16 * 1024 * 1024)) || fail_with "it has read all, $REPLY bytes, and must store them"
-    expected "all of the 16 MiB when somebody reads it"
+    ((REPLY < 16 * 1024 * 1024)) || fail_with "the client has read all $REPLY bytes, and keeps them in memory"
+    expected "all 16 MiB on standard output once the test reads it"
     cat <&"$output" >"$result"
     client_ends 0
     same_bytes "$bytes" "$result"
@@ -281,16 +283,16 @@ input_position() {
 # bats test_tags=only-04,client
 @test "04.14 The client sleeps while it waits, also when its input has ended" {
     serve accept expect 'hello' eof hold
-    expected "less than a fifth of a core while nothing comes in"
-    because "wait for writability only with something to write"
+    expected "the client to sleep while it waits for the echo"
+    because "a socket is almost always writable: ask for POLLOUT only when there is something to send"
     start_client_on_pipe "$port" "$host"
     printf 'hello' >&"$input"
     client_sleeps
-    expected "the same when its pipe is closed and the server takes its time"
-    because "a pipe that has ended reports POLLHUP for ever: take it out of the array (fd = -1)"
+    expected "the client to sleep while it waits for the echo after its input, a pipe, has ended"
+    because "poll() keeps reporting an input that has ended (POLLHUP, or POLLIN for a file): set its fd to -1"
     end_input
     client_sleeps
-    expected "the same when its input is a file that has ended"
+    expected "the client to sleep while it waits for the server after its input, a file, has ended"
     serve accept eof hold
     start_client "$port" "$host"
     client_sleeps
@@ -298,7 +300,7 @@ input_position() {
 
 # bats test_tags=only-04,client
 @test "04.15 A server that leaves ends the client, while its input stays open" {
-    because "who waits in read() for somebody to type does not see what happens to the socket: poll() both"
+    because "a client blocked in read() on its input does not see that the connection has ended: poll() both"
     start_server
     expected "exit status 1, and the reason on standard error, when the server is killed"
     start_client_on_pipe "$port" "$host"
@@ -309,14 +311,14 @@ input_position() {
     client_complains "?"
     end_input
     rm "$BATS_TEST_TMPDIR/input"
-    expected "the same when it hangs up at once"
+    expected "exit status 1, and the reason on standard error, when the server closes the connection at once"
     serve accept close hold
     start_client_on_pipe "$port" "$host"
     client_ends 1
     client_complains "?"
     end_input
     rm "$BATS_TEST_TMPDIR/input"
-    expected "the same when it resets, and has answered only in part"
+    expected "exit status 1, and the reason on standard error, when the server resets after part of the echo"
     serve accept expect 'hello' send 'hel' reset hold
     start_client_on_pipe "$port" "$host"
     printf 'hello' >&"$input"
@@ -329,18 +331,18 @@ input_position() {
     local input=$BATS_TEST_TMPDIR/hello
 
     printf hello >"$input"
-    because "count what goes out and what comes back: at the end of file they must be the same"
-    expected "exit status 1, and the reason on standard error, for a server that answers too little"
+    because "the client must count the bytes sent and the bytes received: at end of file both must be equal"
+    expected "exit status 1, and the reason on standard error, when the server sends back too few bytes"
     serve accept expect 'hello' send 'hel' eof close
     run_client 1 --input "$input" "$port" "$host"
     client_complains "?"
-    expected "exit status 1, and the reason on standard error, for a server that answers too much"
+    expected "exit status 1, and the reason on standard error, when the server sends back too many bytes"
     serve accept expect 'hello' send 'hello, hello' eof close
     run_client 1 --input "$input" "$port" "$host"
     client_complains "?"
 }
 
-# fd_flags FD: REPLY = the client's flags for this descriptor, a number
+# fd_flags FD: REPLY = the file status flags of this descriptor of the client, a number
 fd_flags() {
     local name value
 
@@ -356,8 +358,8 @@ fd_flags() {
     local fd
 
     start_server
-    expected "standard input and output without O_NONBLOCK"
-    because "the flag belongs to the open file: the shell and all other programs on it get EAGAIN, too"
+    expected "the client to leave O_NONBLOCK off on standard input and standard output"
+    because "O_NONBLOCK belongs to the open file description: the shell and other programs that share it get EAGAIN"
     start_client_on_pipe "$port" "$host"
     printf 'hello' >&"$input"
     wait_until "the client to print \"hello\"" client_has_printed hello
@@ -375,8 +377,8 @@ fd_flags() {
 
     head -c 10000 /dev/urandom >"$bytes"
     start_server
-    expected "the same bytes on standard output, and exit status 0"
-    because "EINTR is no error, and connect() goes on without us; a short send() leaves a rest"
+    expected "the same bytes on standard output, and exit status 0, although calls are interrupted or cut short"
+    because "after EINTR, call again (except connect(), which goes on: poll() the socket); send() may accept only a part"
     run_client 0 --faults connect:EINTR:1,recv:EINTR:1%2,send:EINTR:1%2,poll:EINTR:1%2 \
         --input "$bytes" "$port" "$host"
     same_bytes "$bytes" "$client_out"
@@ -390,18 +392,18 @@ fd_flags() {
 @test "04.19 The client refuses what it cannot do" {
     local bad
 
-    expected "exit status 1, and an error that says \"refused\", when nobody listens"
-    because "connect() fails with ECONNREFUSED"
+    expected "exit status 1, and \"refused\" on standard error, when no server listens on the port"
+    because "connect() fails with ECONNREFUSED: report it with strerror(), and exit with status 1"
     serve -b hold
     run_client 1 "$port" "$host"
     client_complains "refused"
-    because "atoi() takes 10000x for 10000, and abc for 0"
+    because "atoi() turns 10000x into 10000 and abc into 0: use strtol(), and check where the number ends"
     for bad in abc 70000 10000x ""; do
         expected "exit status 2, and the usage, for the port \"$bad\""
         run_client 2 "$bad"
         client_complains sage
     done
-    expected "exit status 2 for a host that is no address, and for a third argument"
+    expected "exit status 2 for a host that is not an address, and for a third argument"
     run_client 2 10000 "no such host"
     run_client 2 10000 127.0.0.1 hello
 }
@@ -410,17 +412,17 @@ fd_flags() {
 
 # table [--markdown]: $table is what revents prints
 table() {
-    [[ $(uname -s) == Linux ]] || skip "revents is about Linux, and this is $(uname -s)"
+    [[ $(uname -s) == Linux ]] || skip "revents shows what Linux reports, and this is $(uname -s)"
     build_program 04-poll/revents
     start_client --program "$REPLY $*"
     client_ends 0
     read_all "$client_err"
-    [[ -z $REPLY ]] || fail_with "it complains: $REPLY"
+    [[ -z $REPLY ]] || fail_with "revents reports an error: $REPLY"
     read_all "$client_out"
     table=$REPLY
 }
 
-# row SITUATION POLL SELECT EPOLL: the table must have this row, however wide its columns are.
+# row SITUATION POLL SELECT EPOLL: the table must have this row; the widths of its columns may vary.
 row() {
     local line squeezed
 
@@ -428,16 +430,16 @@ row() {
         if [[ $line == "$1  "* ]]; then
             read -r -a squeezed <<<"$line"
             [[ "${squeezed[*]}" == "$1 $2 $3 $4" ]] && return
-            expected "$2 of poll, $3 of select and $4 of epoll for \"$1\""
+            expected "poll to report $2, select $3 and epoll $4 for \"$1\""
             fail_with "${squeezed[*]}"
         fi
     done <<<"$table"
-    fail_with "there is no row \"$1\""
+    fail_with "the table has no row \"$1\""
 }
 
 # bats test_tags=only-04,companion
 @test "04.20 What poll, select and epoll report is what the kernel does" {
-    because "another kernel may differ: then its table is right, and the README and this test are to be changed"
+    because "another kernel may report other events: then its table is right, so change the README and this test"
     table
     row "connected, nothing to read" OUT write OUT
     row "data to read" "IN OUT" "read write" "IN OUT"
@@ -466,21 +468,21 @@ row() {
 @test "04.21 The table in the walkthrough is that of this kernel" {
     local readme
 
-    because "copy what \`revents --markdown\` prints between the lines <!-- revents --> and <!-- /revents -->"
+    because "the README is out of date: copy what \`revents --markdown\` prints between its <!-- revents --> marks"
     table --markdown
     read_all "$course/04-poll/README.md"
     readme=${REPLY#*$'<!-- revents -->\n'}
     readme=${readme%%$'<!-- /revents -->'*}
-    expected "04-poll/README.md to hold this table"
+    expected "the table in 04-poll/README.md to be the one that revents prints on this kernel"
     [[ ${readme#$'\n'} == "$table" || ${readme#$'\n'} == "$table"$'\n' ]] ||
-        fail_with "another one" "$(diff <(echo "${readme%$'\n'}") <(echo "${table%$'\n'}") | head -n 10)"
+        fail_with "a different table" "$(diff <(echo "${readme%$'\n'}") <(echo "${table%$'\n'}") | head -n 10)"
 }
 
 # bats test_tags=only-04,companion
 @test "04.22 The table comes out the same, time and again" {
     local first i
 
-    because "one end waits until the kernel reports what the other has done, and does not hope"
+    because "revents must wait until the kernel reports what the other end has done, before it prints the row"
     table
     first=$table
     for i in {1..20}; do
@@ -488,7 +490,7 @@ row() {
         expected "the same table as in the first run"
         [[ $table == "$first" ]] || fail_with "$(diff <(echo "$first") <(echo "$table") | head -n 10)"
     done
-    expected "the columns to begin at the same place in every row"
+    expected "each column to begin at the same place in every row"
     while read -r i; do
         [[ ${i:32:2} == " "[^\ ] && ${i:54:2} == " "[^\ ] && ${i:68:2} == " "[^\ ] ]] || fail_with "$i"
     done <<<"${first%$'\n'}"

@@ -1,10 +1,10 @@
 #!/usr/bin/env bats
-# The walkthroughs tell the truth: their transcripts happen, their excerpts stand in the programs,
-# their steps are the tests.
+# The walkthroughs cannot go stale: their sessions are run and compared, their excerpts are looked up in
+# the programs, and their steps are compared with the tests.
 
 cd "$BATS_TEST_DIRNAME/.." || exit
 
-# each_walkthrough COMMAND...: runs it on every NN-stage/README.md, on all at once; fails if it does for any.
+# each_walkthrough COMMAND...: runs it on every NN-stage/README.md at the same time; fails if one fails.
 each_walkthrough() {
     local stage pid status=0 pids=()
     for stage in 0[1-6]-*; do
@@ -18,8 +18,8 @@ each_walkthrough() {
     return $status
 }
 
-# same_steps README: its headings "### 03.4 ...", and its rows "| 03.20 | ... |" for programs beside the
-# ladder, are the names of the tests, in their order.
+# same_steps README: fails unless its headings "### 03.4 ...", and its rows "| 03.20 | ... |" for
+# companion programs, are the names of the tests, in the same order.
 same_steps() {
     local stage=${1%/README.md}
     diff --label "headings of $1" --label "tests of tests/$stage.bats" --unified=0 \
@@ -28,7 +28,7 @@ same_steps() {
 }
 
 same_chapters() {
-    diff --label "what a walkthrough has" --label "$1" --unified=0 - <(sed -n 's/^## //p' "$1" | grep -v '\.c: ') <<'END'
+    diff --label "chapters of every walkthrough" --label "chapters of $1" --unified=0 - <(sed -n 's/^## //p' "$1" | grep -v '\.c: ') <<'END'
 The idea
 New calls
 Run it
@@ -42,7 +42,8 @@ END
 @test "docs.1 Every transcript in a walkthrough happens just so" {
     local limit
     limit=$(ulimit -Hn)
-    [[ $limit == unlimited ]] || ((limit >= 2000)) || skip "03 takes 2,000 descriptors, and \"ulimit -Hn\" allows $limit"
+    [[ $limit == unlimited ]] || ((limit >= 2000)) ||
+        skip "the sessions of 03 need 2,000 descriptors, and \"ulimit -Hn\" allows $limit"
     each_walkthrough tests/lib/transcripts
 }
 
