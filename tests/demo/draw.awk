@@ -1,23 +1,23 @@
-# Draws what happened in a scene as a timeline: a row a client, one for the server, and the seconds.
+# Draws what happened in a scene as a timeline: a row per client, one for the server, and the seconds.
 #
 #     awk -v rows="A B C" -v utf8=1 -v colour=1 -v live=1 -f draw.awk events
 #
-# A line of the input is one event: microseconds, who, what, and perhaps some words about it.
+# A line of the input is one event: microseconds, actor, event, and perhaps some words about it.
 #
 #     says           from here on the client waits for its echo
-#     echo WORDS     it has its echo; the words (how long it took) stand behind the mark
-#     thinks         what it does from here on
-#     quiet WORDS    the same; the words stand in the middle of that stretch
-#     closed WORDS   the server closed it; the same
-#     leaves         nothing from here on
-#     cpu N          of the server: CPU time wanted so far, in nanoseconds
+#     echo WORDS     it gets its echo; the words (how long it waited) stand behind the mark
+#     thinks         from here on it thinks
+#     quiet WORDS    from here on it is quiet; the words stand in the middle of that stretch
+#     closed WORDS   the server closed it; the words (after how long) stand behind the mark
+#     leaves         from here on its row is empty
+#     cpu N          of the server: the CPU time that it has wanted so far, in nanoseconds
 #
-# The picture ends with the last event, so a file that still grows can be drawn again and again;
-# with live=1 each line wipes out what stood behind it.
+# The picture ends with the last event, so a file that still grows can be drawn repeatedly; with live=1
+# each line erases what stood behind it.
 
 BEGIN {
     WIDTH = 52
-    STEP = 25000  # a column is so many microseconds, or more if the scene lasts longer
+    STEP = 25000  # microseconds per column, or more if the scene lasts longer
 
     # What a cell shows: its state, or the mark of an event.
     define("waits", "░", "/", 31, "waits")
@@ -67,13 +67,13 @@ function column(t) {
     return int((t - time[1]) / STEP)
 }
 
-# Gives the columns of the row from one to before the other a state.
+# Gives a state to the columns of the row from `from` to the one before `to`.
 function fill(from, to, state,    c) {
     for (c = from; c < to; c++)
         cell[c] = state
 }
 
-# How long a client waited that did not measure it: worth a word only if one can see it.
+# How long a client waited that did not measure it: shown only if the picture shows it as well.
 function time_waited(from, to) {
     return to - from < 100000 ? "" : sprintf("waited %.2f s", (to - from) / 1000000)
 }
@@ -110,8 +110,8 @@ function lay_out_client(name,    i, state, since, place, asked) {
         fill(since, end + 1, state)
 }
 
-# A server that ran for half of the time between two looks, or wanted to, burns. One that ran for
-# less was awake for a moment, and most of all when we looked again.
+# A server that ran for half of the time between two looks, or wanted to, burns. One that ran for less
+# was awake briefly, most likely at the time of the second look.
 function lay_out_server(    i, before, share, place) {
     split("", cell)
     remark = ""
@@ -133,8 +133,8 @@ function lay_out_server(    i, before, share, place) {
     smooth()
 }
 
-# Time in line for a core is known only once the wait is over, so on a busy machine a column may
-# show too little and the next too much. One that differs from both its neighbours takes their side.
+# The time that a server waited for a core is known only after the wait, so on a busy machine one column
+# may show too little and the next too much. A column that differs from both neighbours is changed.
 function smooth(    c) {
     for (c = 1; c < end; c++)
         if (cell[c - 1] == "burns" && cell[c + 1] == "burns")
@@ -143,7 +143,7 @@ function smooth(    c) {
             cell[c] = "awake"
 }
 
-# Writes the state's word into the longest stretch of one state, if there is room.
+# Writes the word for the state into its longest stretch, if there is room.
 function write_label(    c, from, length_now, best, best_from, word, k) {
     best = 0
     for (c = 0; c <= end + 1; c++) {

@@ -1,12 +1,12 @@
 # shellcheck shell=bash disable=SC2154,SC2034 # variables are shared with demo and stage.bash
-# The scenes: what the clients do to each server, what we measured, and whether that is as it should
-# be. The limits are wide, and rather about what came first than about how long it took: a slow or
-# busy machine is no fault of a server's.
+# The scenes: what the clients do to each server, what we measured, and whether that is as expected.
+# The limits are wide, and mostly about the order of events instead of their times, because a slow or
+# busy machine is not the server's fault.
 
 # ---- The same scene for every stage ----
 
-# A says half a sentence, thinks for a second, says the rest. B and C come meanwhile. A's second
-# lasts longer where the machine is slow: it goes on when B and C have said what they came to say.
+# A sends half a sentence, thinks for a second, and sends the rest. B and C connect in the meantime.
+# On a slow machine A's second lasts longer: A goes on only after B and C have sent their messages.
 play_half_a_sentence() {
     prompted_client A connect say "A says" send "Half a sen" expect "Half a sen" say "A echo"
     watch_until "A echo"
@@ -47,66 +47,66 @@ end_measuring_cpu() {
 
 # report_half_a_sentence [WHERE]: what the scene showed, in one line.
 report_half_a_sentence() {
-    local line="${1:-}B waited ${about[B echo]:-for ever}."
+    local line="${1:-}B waited ${about[B echo]:-forever}."
 
     line+=" While A thought, the server used $cpu_share % of a core"
     if ((cpu_wish > cpu_share + 5)); then
-        line+=", and wanted $cpu_wish"
+        line+=", and would have used $cpu_wish %"
     fi
     measured "$line."
 }
 
-judge_nobody_waits() {
+judge_no_client_waits() {
     judge "seen[B echo] < seen[A resumes] && seen[C echo] < seen[A resumes]" \
-        "B and C should have had their echo while A was thinking"
+        "B and C should have got their echo while A was thinking"
 }
 
 judge_sleeps() {
     judge "cpu_wish < 20" \
-        "the server should sleep while nothing happens; it wanted $cpu_wish % of a core"
+        "the server should sleep while nothing happens, but it wanted $cpu_wish % of a core"
 }
 
 scene_01() {
     headline "blocking: each call waits until it is done"
     explain "Look at B and C. Nothing is wrong with them, and the server has nothing to do." \
-        "But it waits inside recv(), for A."
+        "But it is blocked in recv(), where it waits for A."
     open_stage 01-blocking -q
     begin_scene "A B C"
     play_half_a_sentence
     end_scene
     report_half_a_sentence
     judge "seen[A resumes] < seen[B echo] && seen[A resumes] < seen[C echo]" \
-        "B and C should have had to wait until A had left"
+        "B and C should have had to wait until A sent the rest and left"
     judge_sleeps
     conclude "B and C waited for A"
 }
 
 scene_02() {
-    headline "nonblocking: ask everybody in turn, and never wait"
-    explain "B and C are served at once. Now look at the server: it asks and asks, a million" \
-        "times a second, also when there is nothing to hear."
+    headline "nonblocking: ask every socket in turn, and never wait"
+    explain "B and C are served at once. Now look at the server: it asks every socket, hundreds" \
+        "of thousands of times a second, even when there is nothing to read."
     open_stage 02-nonblocking -q
     begin_scene "A B C"
     play_half_a_sentence
     end_scene
     report_half_a_sentence
-    judge_nobody_waits
-    judge "cpu_wish > 70" "the server should never have slept; it wanted only $cpu_wish % of a core"
-    conclude "nobody waited, but a core burnt"
+    judge_no_client_waits
+    judge "cpu_wish > 70" "the server should never have slept, but it wanted only $cpu_wish % of a core"
+    conclude "no client waited, but a core was busy"
 }
 
 scene_03() {
-    headline "select: sleep until one of them has something to say"
-    explain "Everybody is served at once, and the server sleeps in between: it wakes when" \
-        "somebody speaks, and only then."
+    headline "select: sleep until a socket is ready"
+    explain "Every client is served at once, and the server sleeps in between. It wakes up when" \
+        "a socket is ready, and only then."
     open_stage 03-select -q
     begin_scene "A B C"
     play_half_a_sentence
     end_scene
     report_half_a_sentence
-    judge_nobody_waits
+    judge_no_client_waits
     judge_sleeps
-    conclude "nobody waited, and the server slept"
+    conclude "no client waited, and the server slept"
 }
 
 # ---- 04: more clients than select can watch ----
@@ -114,13 +114,13 @@ scene_03() {
 scene_04() {
     local crowd=1100 refused=0
 
-    headline "poll: no limit but that of the process"
+    headline "poll: as many descriptors as the process may open"
     if ((descriptors < crowd + 50)); then
         too_few_descriptors $((crowd + 50))
         return
     fi
-    explain "The same scene, but 1,100 clients are already connected and say nothing. select" \
-        "can watch no descriptor above 1,023; poll takes any."
+    explain "The same scene, but 1,100 clients are already connected and silent. select cannot" \
+        "watch a descriptor above 1,023. poll can watch any."
     if is_built 03-select; then
         refuse_the_crowd
     fi
@@ -132,22 +132,22 @@ scene_04() {
     play_half_a_sentence
     end_scene
     report_half_a_sentence
-    judge_nobody_waits
+    judge_no_client_waits
     judge_sleeps
-    conclude "1,100 others: served$( ((refused > 0)) && echo "; 03 refused $refused of them")"
+    conclude "served beside 1,100 others$( ((refused > 0)) && echo "; 03 refused $refused")"
 }
 
-# 1,100 clients and then A come to 03's server. Its own log says what it did with those that
-# select() cannot watch. Sets refused to how many they were.
+# 1,100 clients and then A connect to the server of 03. Its own log says what it did with those that
+# select() cannot watch. Sets refused to their number.
 refuse_the_crowd() {
     open_stage 03-select
     idle_clients "$crowd"
     client A connect gone say "A closed"
     watch_until "A closed"
     refused=$(($(grep -c "^refusing" "$log") - 1)) # the last was A
-    judge "refused > 0" "03's server should have refused the clients that select cannot watch"
+    judge "refused > 0" "the server of 03 should have refused the clients that select cannot watch"
     if ((refused > 0)); then
-        paragraph "03's server refused the last $refused of them, and then A. Its log:"
+        paragraph "The server of 03 refused the last $refused of them, and then A. Its log:"
         explain "    $(grep "^refusing" "$log" | tail -n 1)"
     fi
     clear_stage
@@ -165,8 +165,8 @@ scene_05() {
         too_few_descriptors 350
         return
     fi
-    explain "The scene looks as before. What differs is the price of a message when many others" \
-        "are connected and silent: poll looks at all of them each time, epoll at none of them."
+    explain "The scene looks the same. What differs is the cost of a message while many other" \
+        "clients are connected and silent: poll looks at all of them each time, epoll at none."
     if measure_costs; then
         draw_costs
         open_stage 05-epoll -q
@@ -176,8 +176,8 @@ scene_05() {
         play_half_a_sentence
         end_scene
     fi
-    report_half_a_sentence "in the same scene beside $(grouped $many) idle clients "
-    judge_nobody_waits
+    report_half_a_sentence "in the same scene, beside $(grouped $many) idle clients, "
+    judge_no_client_waits
     judge_sleeps
     judge "cost[05-epoll $many] < 4 * cost[05-epoll $few]" \
         "a message should cost about the same beside $many idle clients as beside $few"
@@ -185,13 +185,13 @@ scene_05() {
         judge "cost[04-poll $many] > 2 * cost[05-epoll $many]" \
             "beside $many idle clients a message should cost poll far more than epoll"
     fi
-    local poll_too=${cost[04-poll $many]:+"; poll ${cost[04-poll $many]} us"}
-    conclude "$(grouped $many) others: ${cost[05-epoll $many]:-?} us a message$poll_too"
+    local poll_too=${cost[04-poll $many]:+", poll ${cost[04-poll $many]} us"}
+    conclude "${cost[05-epoll $many]:-?} us per message$poll_too ($(grouped $many) idle)"
 }
 
-# The four servers are asked in turn, five times, and the median counts: so what else this machine
-# does meanwhile falls on all of them alike. Server and client share one core: on two, each message
-# may have to wake a core that has gone to sleep, which costs more than what we want to see.
+# The four servers take turns, five times, and the median counts. So any other work of this machine
+# affects all of them alike. Server and client share one core, because with two cores each message may
+# have to wake a sleeping core, which costs more than what we want to measure.
 measure_costs() {
     local -A process=() address=() samples=()
     local stage idle key core price
@@ -223,7 +223,7 @@ measure_costs() {
     done
 }
 
-# find_price PROCESS PORT: sets price to microseconds of that server's CPU time for a message.
+# find_price PROCESS PORT: sets price to the CPU time of that server per message, in microseconds.
 find_price() {
     local messages=400 before
 
@@ -258,9 +258,9 @@ draw_costs() {
 # ---- 06: a client that goes quiet ----
 
 scene_06() {
-    headline "timeouts: whoever goes quiet is closed on time"
-    explain "This server closes who makes no progress for a second (-i 1). B says hello and falls" \
-        "silent. A says a word now and then, and stays."
+    headline "timeouts: a client that goes quiet is closed in time"
+    explain "This server closes a client that makes no progress for a second (-i 1). B sends one" \
+        "message and goes quiet. A sends a word now and then, and stays connected."
     open_stage 06-timeouts -q -i 1
     begin_scene "A B"
     prompted_client A connect

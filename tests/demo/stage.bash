@@ -1,16 +1,16 @@
 # shellcheck shell=bash disable=SC2154,SC2034 # variables are shared with demo and scenes.bash
 # The stage on which the scenes are played: a server, its clients, a clock, and a record of events.
 #
-# Every client is a build/peer with a short script. It tells what it does in lines ("B says") on one
-# pipe, the bus. We alone read the bus, stamp each line with the time and write it down; while
-# nothing comes we look at the server's CPU time. So one loop, turn(), sees all there is to see.
+# Every client is a build/peer with a short script. It reports what it does as lines ("B says") on one
+# pipe, the bus. Only this script reads the bus: it stamps each line with the time and writes it down,
+# and while no line comes it looks at the server's CPU time. So one loop, turn(), sees everything.
 
 declare -A seen=()  # when an event was, in microseconds since the scene began: seen[B echo]
 declare -A about=() # and its words, if it has any: about[B echo]="0.3 ms"
 children=()         # processes that are ours to end
 scratch=$(mktemp -d)
 events=$scratch/events
-log=/dev/null # what the server said that was started last
+log=/dev/null # the log of the server that was started last
 
 # Opened for reading and writing, a fifo neither blocks us now nor ends when a client leaves.
 mkfifo "$scratch/bus" "$scratch/prompt"
@@ -82,12 +82,12 @@ start_server() {
         kill -0 "$server" 2>/dev/null || break
         sleep 0.01
     done
-    complaint="$program did not start: ${line:-it said nothing}"
+    complaint="$program did not start: ${line:-it printed nothing}"
 }
 
-# CPU time of a process in nanoseconds, over all threads: what it had in cpu_had, what it wanted in
-# cpu_wanted. The difference is time it stood in line for a core that others had: the second number
-# in /proc/PID/schedstat, see proc(5).
+# CPU time of a process in nanoseconds, over all threads: cpu_had is what it got, cpu_wanted what it
+# wanted. The difference is the time for which it was ready to run and had to wait for a core: the
+# second number in /proc/PID/schedstat, see proc(5).
 look_at_cpu() {
     local file ran stood
     cpu_had=0 cpu_wanted=0
@@ -107,7 +107,7 @@ client() {
     children+=("$!")
 }
 
-# The same for a client that does what we tell() it when the time has come. There can be one.
+# The same for a client that does what tell() sends it, when the time has come. There can be one.
 prompted_client() {
     local name=$1
     shift
@@ -119,15 +119,15 @@ tell() {
     echo "$*" >&"$prompt"
 }
 
-# idle_clients N: they connect, and then say nothing.
+# idle_clients N: they connect, and then send nothing.
 idle_clients() {
     unset 'seen[idle connected]'
     client "idle1..$1" connect say "idle connected" hold
     watch_until "idle connected"
 }
 
-# The kernel connects clients before the server has accepted them, and the server accepts in order:
-# so when a newcomer has its echo, all before it have been accepted.
+# The kernel completes connections before the server has accepted them, and the server accepts them in
+# order. So when a newcomer gets its echo, all clients before it have been accepted.
 wait_for_accept() {
     unset 'seen[newcomer leaves]'
     client newcomer connect exchange 1 close say "newcomer leaves"
@@ -136,24 +136,24 @@ wait_for_accept() {
 
 # ---- The scene ----
 
-# open_stage STAGE [OPTION...]: with that stage's server, and nobody there yet.
+# open_stage STAGE [OPTION...]: starts that stage's server, without clients.
 open_stage() {
     seen=()
     about=()
     elapsed=""
-    complaint="" # what went wrong, and so nothing waits any more
-    broken=0     # it has been said
+    complaint="" # what went wrong; once it is set, nothing waits any more
+    broken=0     # the complaint has been reported
     cpu_share=0 cpu_wish=0
     half_line=""
     while read -r -t 0.001 -u "$bus" _; do
-        : # what clients of the last scene said when they were ended
+        : # what clients of the last scene printed when they were killed
     done
     start_server "$@"
     begin_scene ""
 }
 
-# begin_scene NAMES: the clock and the picture begin now. The picture has a row for each name;
-# without names there is none.
+# begin_scene NAMES: starts the clock and the picture. The picture has a row for each name; without
+# names there is no picture.
 begin_scene() {
     rows=$1
     : >"$events"
@@ -163,7 +163,7 @@ begin_scene() {
     note_cpu
 }
 
-# record WHO WHAT [WORDS]
+# record ACTOR EVENT [WORDS]
 record() {
     now
     echo "$time_now $1 $2 ${3:-}" >>"$events"
@@ -171,12 +171,12 @@ record() {
     about["$1 $2"]=${3:-}
 }
 
-# A line from a client. B alone measures times; it says next what the time was of.
+# Handles a line from a client. Only B measures times, and its next line says what was measured.
 hear() {
     local who=${1%% *} what=${1#* }
 
     case $1 in
-    ok) ;; # a client has done what it was told
+    ok) ;; # a client has done what tell() sent
     "elapsed "*) elapsed=$(in_words "${1//[^0-9.]/}") ;;
     peer:*)
         complaint=${complaint:-$1}
@@ -196,10 +196,10 @@ note_cpu() {
     last_look=$time_now
 }
 
-# One turn of the loop: an event, or a fiftieth of a second without one.
+# One turn of the loop: handles an event, or passes 20 ms without one.
 turn() {
     local line
-    # The time may be over in the middle of a line: its beginning is kept.
+    # The timeout may come in the middle of a line: then keep the first half.
     if IFS= read -r -t 0.02 -u "$bus" line; then
         hear "$half_line$line"
         half_line=""
@@ -225,14 +225,14 @@ watch_for() {
     done
 }
 
-# watch_until "WHO WHAT": until that has happened. Once something went wrong nothing waits any more.
+# watch_until "ACTOR EVENT": until that has happened, or something has gone wrong.
 watch_until() {
     now
     local until=$((time_now + 10000000))
     while [[ -z ${seen[$1]:-} && -z $complaint ]]; do
         turn
         if ((time_now > until)); then
-            complaint="10 seconds went by without \"$1\""
+            complaint="\"$1\" did not happen within 10 seconds"
         fi
     done
 }
