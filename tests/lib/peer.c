@@ -473,15 +473,15 @@ static const char *diagnosis(const struct connection *c, const unsigned char *by
         snprintf(text, sizeof text, " (bytes are missing: this is byte %zu of the stream, not %zu)",
                  place, offset);
     } else if (place != SIZE_MAX) {
-        snprintf(text, sizeof text, " (bytes came again: this is byte %zu of the stream, not %zu)",
-                 place, offset);
+        snprintf(text, sizeof text,
+                 " (bytes are repeated: this is byte %zu of the stream, not %zu)", place, offset);
     }
     for (size_t i = 0; i < BUCKETS && place == SIZE_MAX; i++) {
         for (const struct connection *other = names[i]; other != NULL; other = other->next) {
             place = other == c ? SIZE_MAX : find_in_pattern(other, bytes, sample, offset);
             if (place != SIZE_MAX) {
-                snprintf(text, sizeof text, " (this is byte %zu of connection %.40s)", place,
-                         other->name);
+                snprintf(text, sizeof text, " (this is byte %zu of another connection, %.40s)",
+                         place, other->name);
                 break;
             }
         }
@@ -557,7 +557,7 @@ static void send_all(const struct connection *c, const unsigned char *bytes, siz
         } else if (errno != EAGAIN && errno != EINTR) {
             fail("send: %s after %zu of %zu bytes", strerror(errno), before + sent, total);
         } else if (wait_for(c->fd, POLLOUT, doing.deadline) == 0) {
-            fail("the kernel took %zu of %zu bytes within %g s", before + sent, total,
+            fail("could send only %zu of %zu bytes within %g s", before + sent, total,
                  in_seconds(limit));
         }
     }
@@ -579,7 +579,7 @@ static void check_pattern(struct connection *c, size_t length, size_t first) {
         ssize_t more = recv(c->fd, incoming + length, CHUNK - length, 0);
         length += more > 0 ? (size_t)more : 0;
     }
-    fail("byte %zu is 0x%02x, should be 0x%02x%s", offset - first, incoming[i], expected[i],
+    fail("byte %zu is 0x%02x, but should be 0x%02x%s", offset - first, incoming[i], expected[i],
          diagnosis(c, incoming + i, length - i, offset));
 }
 
@@ -623,6 +623,10 @@ static size_t echo(struct connection *c, struct plan plan) {
         }
         short events = (short)((may_send ? POLLOUT : 0) | (owed > 0 ? POLLIN : 0));
         short ready = wait_for(c->fd, events, until);
+        if (ready == 0 && until == doing.deadline && plan.amount == 0) {
+            fail("got %zu of %zu bytes back within %g s", c->received - first,
+                 c->received - first + owed, in_seconds(limit));
+        }
         if (ready == 0 && until == doing.deadline) {
             fail("sent %zu bytes, got %zu of %zu back within %g s", sent, c->received - first,
                  c->received - first + owed, in_seconds(limit));
@@ -633,8 +637,8 @@ static size_t echo(struct connection *c, struct plan plan) {
                 check_pattern(c, (size_t)count, first);
                 owed -= (size_t)count;
             } else if (count == 0 || errno != EAGAIN) {
-                fail("got %s; %zu bytes had yet to come back",
-                     ending(count, c->received - first, NULL), owed);
+                fail("got %s, with %zu byte%s still to come",
+                     ending(count, c->received - first, NULL), owed, owed == 1 ? "" : "s");
             }
         }
         if (sending && (ready & (POLLOUT | POLLHUP | POLLERR)) != 0) {
@@ -749,13 +753,13 @@ static const char *connect_text(int error) {
                  in_seconds(limit));
         return text;
     }
-    return error == 0 ? "the connection was made" : strerror(error);
+    return error == 0 ? "the connection succeeded" : strerror(error);
 }
 
 static void step_connected(struct connection *c, const struct value *value) {
     (void)value;
     if (!c->connecting) {
-        fail("no connect was started, or its result was asked for already");
+        fail("no connect was started, or its result is known already");
     }
     int error = connect_result(c);
     if (error != 0) {
@@ -832,7 +836,7 @@ static void step_accept(struct connection *c, const struct value *value) {
         struct sockaddr_storage peer = {0};
         socklen_t length = sizeof peer;
         if (wait_for(listener, POLLIN, doing.deadline) == 0) {
-            fail("nobody connected within %g s", in_seconds(limit));
+            fail("no client connected within %g s", in_seconds(limit));
         }
         int fd = accept(listener, (struct sockaddr *)&peer, &length);
         if (fd >= 0 && is_filler(&peer, length)) {
@@ -851,7 +855,7 @@ static void step_no_accept(struct connection *c, const struct value *value) {
 
     (void)c;
     if (wait_for(listener, POLLIN, start + value->duration) != 0) {
-        fail("somebody connected after %.0f ms", in_ms(clock_now() - start));
+        fail("a client connected after %.0f ms", in_ms(clock_now() - start));
     }
 }
 
@@ -878,7 +882,7 @@ static void step_pieces(struct connection *c, const struct value *value) {
 
 static void step_urgent(struct connection *c, const struct value *value) {
     if (wait_for(c->fd, POLLOUT, doing.deadline) == 0) {
-        fail("the kernel takes nothing within %g s", in_seconds(limit));
+        fail("could send nothing within %g s", in_seconds(limit));
     }
     if (send(c->fd, value->bytes, 1, MSG_OOB | MSG_NOSIGNAL) != 1) {
         fail("send: %s", strerror(errno));
@@ -891,10 +895,11 @@ static void step_fill(struct connection *c, const struct value *value) {
     allow(stretched(QUIET)); /* for each connection: 300 ms of it pass in any case */
     do {
         if (send_pattern(c, CHUNK) > 0 && value->word != NULL && c->sent - start > value->number) {
-            fail("took more than that (%zu bytes so far)", c->sent - start);
+            fail("the other side goes on reading: it has taken %zu bytes and got none of them back",
+                 c->sent - start);
         }
         if (clock_now() > doing.deadline) {
-            fail("after %zu bytes it still takes more", c->sent - start);
+            fail("the other side still takes more after %zu bytes", c->sent - start);
         }
     } while (wait_for(c->fd, POLLOUT, clock_now() + stretched(QUIET)) != 0);
     print("%s filled %zu", c->name, c->sent - start);
@@ -916,8 +921,7 @@ static void step_send_until_reset(struct connection *c, const struct value *valu
         c->sent += count > 0 ? (size_t)count : 0;
         sent += count > 0 ? (size_t)count : 0;
         if (clock_now() > doing.deadline) {
-            fail("the kernel still takes what is sent after %g s (%zu bytes)", in_seconds(limit),
-                 sent);
+            fail("send still succeeds after %g s (%zu bytes)", in_seconds(limit), sent);
         }
         wait_for(c->fd, 0, clock_now() + MILLISECOND); /* a reset ends this wait */
     }
@@ -965,7 +969,7 @@ static void check_text(const struct connection *c, const struct value *value, si
     }
     length += read_more(c, incoming + length, CHUNK - length);
     size_t from = i > SHOWN / 2 ? i - SHOWN / 2 : 0;
-    fail("got %s%s, byte %zu is 0x%02x, should be 0x%02x", from > 0 ? "..." : "",
+    fail("got %s%s: byte %zu is 0x%02x, but should be 0x%02x", from > 0 ? "..." : "",
          quoted(incoming + from, length - from), i, incoming[i], value->bytes[i]);
 }
 
@@ -1016,7 +1020,7 @@ static void step_expect_line(struct connection *c, const struct value *value) {
         got++;
     } while (incoming[got - 1] != '\n' && got < LINE_LIMIT);
     if (incoming[got - 1] != '\n') {
-        fail("got %zu bytes without an end of line: %s", got, quoted(incoming, got));
+        fail("got %zu bytes without a newline: %s", got, quoted(incoming, got));
     }
     fwrite(incoming, 1, got - 1, stdout);
     print("%s", "");
@@ -1084,7 +1088,7 @@ static void step_gone(struct connection *c, const struct value *value) {
     while (count > 0) {
         got += (size_t)count;
         if (clock_now() > doing.deadline) {
-            fail("it still sends after %zu bytes", got);
+            fail("the other side still sends after %zu bytes", got);
         }
         count = receive(c, incoming, CHUNK, doing.deadline);
     }
@@ -1139,7 +1143,8 @@ static void check_at_most(int64_t duration, const struct value *value) {
     int64_t most = stretched(value->duration);
 
     if (duration > most && most != value->duration) {
-        fail("it took %.1f ms, the limit with SLOW=%g is %.1f", in_ms(duration), slow, in_ms(most));
+        fail("it took %.1f ms (with SLOW=%g the limit is %.1f ms)", in_ms(duration), slow,
+             in_ms(most));
     }
     if (duration > most) {
         fail("it took %.1f ms", in_ms(duration));
@@ -1164,7 +1169,7 @@ static void step_at_least(struct connection *c, const struct value *value) {
 
     (void)c;
     if (passed < value->duration) {
-        fail("it took %.1f ms", in_ms(passed));
+        fail("it took only %.1f ms", in_ms(passed));
     }
 }
 
@@ -1278,60 +1283,60 @@ static void step_name(struct connection *c, const struct value *value);
 /* ---- The table ---- */
 
 static const struct command commands[] = {
-    {"@NAME", {NAME}, BOTH, step_name, "NAME does the next steps; @c1..200: c1 to c200 in turn"},
+    {"@NAME", {NAME}, BOTH, step_name, "the next steps are for NAME; @c1..200: for c1 to c200"},
 
-    {"connect", {NONE}, CLIENT | EACH, step_connect, "connect, wait until it is done"},
+    {"connect", {NONE}, CLIENT | EACH, step_connect, "connect, and wait for the result"},
     {"connect-start", {NONE}, CLIENT | EACH, step_connect_start, "begin to connect"},
-    {"connected", {NONE}, CLIENT | EACH | OPEN, step_connected, "wait until that is done"},
-    {"refused", {NONE}, CLIENT | EACH, step_refused, "connect, or go on; it must be refused"},
-    {"from", {ADDRESS}, CLIENT | EACH, step_from, "source address of connects to come"},
+    {"connected", {NONE}, CLIENT | EACH | OPEN, step_connected, "wait until the connect is done"},
+    {"refused", {NONE}, CLIENT | EACH, step_refused, "connect (or go on); it must be refused"},
+    {"from", {ADDRESS}, CLIENT | EACH, step_from, "source address of later connects"},
     {"accept", {NONE}, SERVER | EACH, step_accept, "wait for the next connection"},
-    {"no-accept", {MS}, SERVER, step_no_accept, "nobody connects for so long"},
-    {"rcvbuf", {N}, BOTH | EACH, step_rcvbuf, "receive buffer of connections to come"},
-    {"sndbuf", {N}, BOTH | EACH, step_sndbuf, "send buffer of connections to come"},
+    {"no-accept", {MS}, SERVER, step_no_accept, "for MS no client may connect"},
+    {"rcvbuf", {N}, BOTH | EACH, step_rcvbuf, "receive buffer size of later connections"},
+    {"sndbuf", {N}, BOTH | EACH, step_sndbuf, "send buffer size of later connections"},
     {"local", {NONE}, TALK, step_local, "print \"NAME 127.0.0.1:PORT\""},
 
-    {"send", {TEXT}, TALK, step_send, "send it all, without reading"},
-    {"send-bytes", {N}, TALK, step_send_bytes, "the same with N pattern bytes"},
-    {"pieces", {N}, BOTH | EACH, step_pieces, "send N bytes at a time, 1 ms apart; 0: at once"},
+    {"send", {TEXT}, TALK, step_send, "send all of TEXT, without reading"},
+    {"send-bytes", {N}, TALK, step_send_bytes, "send N pattern bytes, without reading"},
+    {"pieces", {N}, BOTH | EACH, step_pieces, "later sends: N bytes every ms; 0: all at once"},
     {"urgent", {BYTE}, TALK, step_urgent, "send an urgent byte (MSG_OOB)"},
-    {"fill", {MAXIMUM}, TALK, step_fill, "send until nothing is taken for 300 ms"},
+    {"fill", {MAXIMUM}, TALK, step_fill, "send until all buffers stay full for 300 ms"},
     {"shutdown", {NONE}, TALK, step_shutdown, "half-close: send end of file"},
-    {"close", {NONE}, TALK, step_close, "close; the name can connect again"},
+    {"close", {NONE}, TALK, step_close, "close; NAME can connect again"},
     {"reset", {NONE}, TALK, step_reset, "close with a reset (SO_LINGER 0)"},
-    {"send-until-reset", {NONE}, TALK, step_send_until_reset, "16 bytes a ms until it fails"},
+    {"send-until-reset", {NONE}, TALK, step_send_until_reset, "16 bytes per ms until send fails"},
 
-    {"expect", {TEXT}, TALK, step_expect, "exactly this comes next"},
-    {"expect-bytes", {N}, TALK, step_expect_bytes, "N pattern bytes come next"},
-    {"expect-any", {NONE}, TALK, step_expect_any, "something comes; throw it away"},
+    {"expect", {TEXT}, TALK, step_expect, "TEXT must arrive next"},
+    {"expect-bytes", {N}, TALK, step_expect_bytes, "N pattern bytes must arrive next"},
+    {"expect-any", {NONE}, TALK, step_expect_any, "something must arrive; drop it"},
     {"expect-line", {NONE}, TALK, step_expect_line, "read a line and print it"},
-    {"drain", {NONE}, TALK, step_drain, "all pattern bytes sent so far come back"},
-    {"silence", {MS}, BOTH | OPEN, step_silence, "nothing comes, on all connections together"},
-    {"eof", {NONE}, TALK, step_eof, "end of file comes next"},
-    {"reset-seen", {NONE}, TALK, step_reset_seen, "a reset comes next"},
-    {"gone", {NONE}, TALK, step_gone, "either comes, whatever comes before"},
+    {"drain", {NONE}, TALK, step_drain, "all pattern bytes sent so far must come back"},
+    {"silence", {MS}, BOTH | OPEN, step_silence, "for MS nothing may arrive on any connection"},
+    {"eof", {NONE}, TALK, step_eof, "end of file must come next"},
+    {"reset-seen", {NONE}, TALK, step_reset_seen, "a reset must come next"},
+    {"gone", {NONE}, TALK, step_gone, "end of file or a reset must come, data may come before"},
 
     {"exchange", {N}, TALK, step_exchange, "send N pattern bytes, read their echo"},
-    {"roundtrips", {COUNT, N}, TALK, step_roundtrips, "COUNT times exchange N"},
-    {"flood", {SECONDS}, TALK, step_flood, "exchange for so long, as fast as it goes"},
+    {"roundtrips", {COUNT, N}, TALK, step_roundtrips, "exchange N, COUNT times"},
+    {"flood", {SECONDS}, TALK, step_flood, "exchange for SECONDS, as fast as possible"},
     {"drip", {COUNT, MS}, TALK, step_drip, "exchange COUNT bytes, one every MS"},
 
     {"mark", {NONE}, BOTH, step_mark, "start the clock"},
-    {"at-most", {MS}, BOTH, step_at_most, "no more has passed since (times SLOW)"},
-    {"at-least", {MS}, BOTH, step_at_least, "no less has passed since"},
-    {"elapsed", {NONE}, BOTH, step_elapsed, "print \"elapsed 12.3 ms\""},
+    {"at-most", {MS}, BOTH, step_at_most, "at most MS (times SLOW) since mark"},
+    {"at-least", {MS}, BOTH, step_at_least, "at least MS since mark"},
+    {"elapsed", {NONE}, BOTH, step_elapsed, "print \"elapsed 12.3 ms\" (since mark)"},
     {"quickest-at-most",
      {MS},
      BOTH,
      step_quickest_at_most,
-     "so long took the quickest of the last roundtrips"},
-    {"pause", {MS}, BOTH, step_pause, "a client that thinks; never to wait for a server"},
+     "at most MS for the fastest of the last roundtrips"},
+    {"pause", {MS}, BOTH, step_pause, "wait for MS, as a client that thinks"},
 
-    {"stop", {PID}, BOTH, step_stop, "SIGSTOP, wait until it has stopped"},
-    {"cont", {PID}, BOTH, step_cont, "SIGCONT"},
+    {"stop", {PID}, BOTH, step_stop, "send SIGSTOP, and wait until the process has stopped"},
+    {"cont", {PID}, BOTH, step_cont, "send SIGCONT"},
     {"signal", {PID, SIGNAL}, BOTH, step_signal, "send a signal, by its name: USR1"},
 
-    {"say", {TEXT}, BOTH, step_say, "print it"},
+    {"say", {TEXT}, BOTH, step_say, "print TEXT"},
     {"hold", {NONE}, BOTH, step_hold, "wait for a line or the end of stdin; SIGTERM: exit 0"},
 };
 
@@ -1348,13 +1353,14 @@ static void print_help(void) {
            "  -l  listen on a free port; print \"listening on 127.0.0.1 port N\" first\n"
            "  -b  bind but do not listen: connects are refused\n"
            "  -f  listen and fill the backlog: connects get no answer (until accept makes room)\n"
-           "  -t  deadline of a step that waits (5 s), multiplied by the environment's SLOW\n"
-           "  -   as the last step: read steps from stdin, print \"ok\" after each line\n"
-           "Exit status: 0 all held; 1 one did not, and stderr says which; 2 usage.\n"
-           "HOST is numeric. TEXT knows \\n \\r \\t \\0 \\\\ \\\" \\xHH. N: 100, 64K, 1M. MS, "
-           "SECONDS: "
-           "0.5.\n"
-           "Pattern: bytes made from the connection's name and their place in its stream.\n\n");
+           "  -t  the time that a step may wait (5 s), multiplied by $SLOW\n"
+           "  -   as the last step: read steps from stdin, and print \"ok\" after each line\n"
+           "Exit status: 0 if all steps passed, 1 if one failed (stderr says which), 2 for usage.\n"
+           "HOST is numeric. TEXT may hold \\n \\r \\t \\0 \\\\ \\\" \\xHH. N is 100, 64K or 1M; "
+           "MS and\n"
+           "SECONDS may be fractions. Pattern bytes are computed from the connection's name and "
+           "their\n"
+           "place in its stream, so that a wrong byte can be found and named.\n\n");
     for (size_t i = 0; i < command_count; i++) {
         const struct command *command = &commands[i];
         int width = printf("  %s %s %s", command->name, kind_names[command->kinds[0]],
@@ -1539,8 +1545,8 @@ static char **parse_values(struct step *step, char **word) {
         }
         value->word = *word++;
         if (!parse_value(kind, value)) {
-            usage_error("%s: \"%s\" will not do for %s", command->name, value->word,
-                        kind == NAME ? "a name" : kind_names[kind]);
+            usage_error("%s: \"%s\" is not a valid %s", command->name, value->word,
+                        kind == NAME ? "name" : kind_names[kind]);
         }
         step->value_count++;
     }
@@ -1567,7 +1573,7 @@ static struct script parse_script(char **word, int side, bool *from_stdin) {
             usage_error("unknown step \"%s\" (peer -h lists them)", *word);
         }
         if ((step->command->flags & side) == 0) {
-            usage_error("%s is for a %s", *word, side == CLIENT ? "server (-l)" : "client");
+            usage_error("%s is only for a %s", *word, side == CLIENT ? "server (-l)" : "client");
         }
         word = parse_values(step, word + 1);
     }
@@ -1611,7 +1617,7 @@ static char **split(char *line) {
             *to++ = *from++;
         }
         if (quotes) {
-            usage_error("a double quote is not closed");
+            usage_error("a closing double quote is missing");
         }
         from += *from != '\0' ? 1 : 0;
         *to = '\0';
@@ -1756,7 +1762,7 @@ static void read_slow(void) {
 
     if (word != NULL && word[0] != '\0' &&
         (!parse_duration(word, SECOND, &factor) || factor == 0 || factor > 1000 * SECOND)) {
-        usage_error("SLOW=%s is not a factor of at most 1000", word);
+        usage_error("SLOW=%s is not a number above 0 and up to 1000", word);
     }
     slow = in_seconds(factor);
 }
@@ -1772,7 +1778,7 @@ int main(int argc, char **argv) {
         switch (option) {
         case 't':
             if (!parse_duration(optarg, SECOND, &limit)) {
-                usage_error("-t %s: not a number of seconds", optarg);
+                usage_error("-t %s is not a number of seconds", optarg);
             }
             break;
         case 'l':
@@ -1784,7 +1790,7 @@ int main(int argc, char **argv) {
             print_help();
             return 0;
         default:
-            usage_error("option -%c is unknown or lacks its argument (peer -h)", optopt);
+            usage_error("option -%c is unknown or lacks its argument (see peer -h)", optopt);
         }
     }
     limit = stretched(limit);
@@ -1802,7 +1808,7 @@ int main(int argc, char **argv) {
         host = argv[optind++];
     }
     if (optind >= argc) {
-        usage_error("%s is missing (peer -h shows how)", port == NULL ? "PORT" : "STEP");
+        usage_error("%s is missing (see peer -h)", port == NULL ? "PORT" : "STEP");
     }
     if (!parse_address(host, port, &address, &address_length)) {
         usage_error("HOST %s is not a numeric address", host);
