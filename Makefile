@@ -1,4 +1,4 @@
-# What there is to do here. `make help` lists it.
+# `make help` lists the targets.
 
 CC       = cc
 CFLAGS   = -O2 -g
@@ -13,34 +13,36 @@ TOOLS    = build/peer build/faults.so
 stage = $(firstword $(foreach s,$(STAGES),$(if $(filter $(STAGE) 0$(STAGE)-%,$(s))$(filter $(STAGE)-%,$(s)),$(s))))
 ifdef STAGE
 ifeq ($(stage),)
-$(error STAGE=$(STAGE) is none of $(NUMBERS))
+$(error there is no stage $(STAGE): choose one of $(NUMBERS))
 endif
 endif
 
 ifneq ($(SERVER)$(CLIENT),)
 ifeq ($(STAGE)$(filter-out test,$(MAKECMDGOALS)),)
-$(error say for which stage: make test STAGE=01 SERVER=./mine)
+$(error SERVER and CLIENT need a stage: make test STAGE=01 SERVER=./mine)
 endif
 endif
 
 all: $(PROGRAMS) $(TOOLS)
 
 help:
-	@echo 'make demo              the course in half a minute, played live; STAGE=03 plays one'
+	@echo 'make demo              watch the course in half a minute; STAGE=03 shows one stage'
 	@echo 'make                   build every program: build/03-select/server and so on'
-	@echo 'make test              all steps of all stages'
-	@echo 'make test STAGE=03     the steps of 03, then those of 01 and 02 that still hold'
+	@echo 'make test              run all steps of all stages'
+	@echo 'make test STAGE=03     run the steps of 03, then those of 01 and 02 that still hold'
 	@echo 'make test STAGE=03 SERVER=./mine CLIENT=./other'
-	@echo '                       the same for programs of your own, in any language'
-	@echo 'make lesson STAGE=03   what changes from the server of 02 to that of 03'
-	@echo 'make ladder            lines of code, and lines changed, from stage to stage'
-	@echo 'make bench             CPU time a message, each server beside the plainest epoll loop'
-	@echo 'make lint              formatting, warnings and static analysis'
+	@echo '                       run them on programs of your own, in any language'
+	@echo 'make lesson STAGE=03   show what changes from the server of 02 to that of 03'
+	@echo 'make ladder            count the lines of code, and those that change in each stage'
+	@echo 'make bench             measure CPU time per message, relative to a minimal epoll loop'
+	@echo 'make lint              check formatting, warnings and static analysis'
 	@echo 'make clean             remove build/'
 	@echo
-	@echo 'Beside the ladder, after make, on the port in brackets or on one that you give:'
-	@echo '  build/01-blocking/greeter          who is being served, by a greeting (8001)'
-	@echo '  build/01-blocking/threads          a thread for each client (10000)'
+	@echo 'A test that times out on a slow machine gets three times as long with SLOW=3.'
+	@echo
+	@echo 'Companion programs, built by make (in brackets the port, unless you give one):'
+	@echo '  build/01-blocking/greeter          greets the client that is being served (8001)'
+	@echo '  build/01-blocking/threads          a thread per client (10000)'
 	@echo '  build/03-select/chat               a chat room for nc and telnet (8008)'
 	@echo '  build/03-select/two-ports          several listeners in one select (8001 and 8002)'
 	@echo '  build/04-poll/revents              what poll, select and epoll report here'
@@ -48,7 +50,7 @@ help:
 	@echo '  build/05-epoll/callbacks           an event loop; --slow MS, --worker (10000)'
 	@echo '  build/06-timeouts/select-timeout   the plain timeout of select (10000)'
 
-# Each program is one file. We ask for every warning; you need not: cc server.c -o server.
+# Each program is one file. The flags ask for every warning; cc server.c -o server builds it, too.
 build/0%: 0%.c Makefile
 	@mkdir -p $(@D)
 	$(CC) $(WARNINGS) $(CFLAGS) -pthread $< -o $@.new && mv $@.new $@
@@ -75,7 +77,7 @@ ifdef STAGE
 test: all
 	@tests/run $(firstword $(subst -, ,$(stage)))
 else
-# Stages side by side, those that take longest first. Each keeps quiet until it is done.
+# The stages run side by side, the slowest first. Each prints its results when it is done.
 test: all
 	@tests/run --prepare
 	@$(MAKE) --no-print-directory --keep-going --jobs=5 --output-sync=target $(SUITES:%=test-%); \
