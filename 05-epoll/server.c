@@ -1,13 +1,20 @@
-/* server: an echo server for which the kernel keeps the list, with epoll(7).
+/* server: an echo server for which the kernel keeps the list of sockets, with epoll(7).
  *
  *     cc server.c -o server
  *     ./server                    in another window: ./client, or nc 127.0.0.1 10000
  *
- * Watch for: the array of 04 moves into the kernel, which hands back only what is ready, and with
- * it the pointer that we left there; so the map goes too. But now each change of what we wait for
- * costs a call. So we send at once, and ask for writability only when something is left over.
+ * New in stage 05, in two steps. First, epoll: the array of 04 moves into the kernel. epoll_ctl()
+ * changes it there. epoll_wait() returns only what is ready, each event with the pointer that we
+ * left there, so the map from descriptors to connections goes. Second, every change of what we wait
+ * for now costs a call. So we send at once, and wait until a socket is writable only if something
+ * is left over. Start reading at serve(), then update_interest(), and the last line of
+ * fill_queue().
  *
- * Left out on purpose: edge-triggered events (edge.c), an end to clients that went quiet (06).
+ * Watch for: a message costs the same beside ten idle clients and beside ten thousand. Still, as in
+ * 03 and 04, an idle connection must not wait for EPOLLOUT: epoll_wait() would return at once.
+ *
+ * Left out on purpose: edge-triggered events (edge.c), and closing clients that have gone quiet
+ * (stage 06).
  */
 #define _POSIX_C_SOURCE 200809L
 
@@ -27,60 +34,87 @@
 #include <unistd.h>
 
 enum {
-    BACKLOG = 4096,          /* clients that the kernel may connect for us ahead of accept() */
-    BUFFER_SIZE = 64 * 1024, /* bytes that one recv() may bring: the most we owe one client */
-    SHOWN_MAX = 48,          /* bytes of a message that a line of the log shows */
-    NAME_SIZE = 80,          /* room for "[address]:port" */
-    EVENTS_MAX = 64,         /* events that one epoll_wait() may bring; the rest come next time */
+    BACKLOG = 4096,          /* the most clients in the backlog */
+    ACCEPTS_MAX = 64,        /* the most clients that one turn of the loop accepts */
+    BUFFER_SIZE = 64 * 1024, /* the most bytes that one recv() returns, and that we owe a client */
+    EVENTS_MAX = 64,         /* the most events that one epoll_wait() returns */
+    SHOWN_MAX = 48,          /* the most bytes of data that a line of the log shows */
+    NAME_SIZE = 80,          /* enough for "[address]:port" */
 };
 
+/* A connection with a client. The client gets back every byte that it sends, and the queue holds
+ * those that it has not got back yet. A connection is in one of two states:
+ *
+ *   reading   queue is NULL: we owe the client nothing, and read what it sends.
+ *   owing     queue holds what one recv() returned. send() may take only part of it, so queue_sent
+ *             counts how much it took. When it has taken everything we free the queue, and are
+ *             reading again.
+ *
+ * It ends when the client closes it, which recv() reports as end of file, or when a call fails.
+ *
+ * We never read from a client while we owe it something. So a queue never holds more than one
+ * recv() returned. If a client sends and sends but does not read its echo, its bytes stay in the
+ * kernel's buffers. When these are full its own send() must wait. This is called backpressure. */
 struct connection {
-    int fd;
-    char name[NAME_SIZE]; /* the client's address and port, for the log */
-    char *queue;          /* what it sent and has not got back, or NULL if we owe it nothing */
-    size_t queue_length;  /* bytes in the queue, */
-    size_t queue_sent;    /* of which so many have been sent */
-    uint32_t interest;    /* the events that the kernel watches for; 0 before it does */
+    int fd;               /* our socket, which accept() returned */
+    char name[NAME_SIZE]; /* the client's address, for the log */
+    char *queue;          /* the bytes that we owe, or NULL */
+    size_t queue_length;  /* how many there were at first */
+    size_t queue_sent;    /* how many of them send() has taken */
+    uint32_t interest;    /* the events that the kernel watches for, 0 before it does */
 };
 
-static int epoll; /* the descriptor of the kernel's list */
+static int epoll;              /* the descriptor of the kernel's list */
+static double accept_again_at; /* in seconds(): no accept() until then, after a shortage */
 
-static double accept_again_at; /* out of descriptors: when to try again, in seconds() */
-static bool quiet;             /* -q: not a word about single clients */
+static const char *port, *host; /* where we listen, as text */
+static bool quiet;              /* -q: do not log individual clients */
 
-/* A line about a client. With -q its arguments are not even evaluated. */
+/* ---- Reporting ---------------------------------------------------------------------------- */
+
+/* Logs a line about a client, unless -q is given. Then the arguments are not even evaluated, which
+ * saves the time for escaped().
+ *
+ * We took a shortcut here, in all six stages: writing to stderr may block. If its terminal is
+ * stopped (Ctrl-S), or it is a pipe that no program reads, the whole server stands still. */
 #define say(...) ((void)(quiet || fprintf(stderr, __VA_ARGS__)))
 
-/* Says what happened to data, and shows its first bytes. They are escaped, so that no client can
- * forge a line of our log, or drive the terminal that shows it. */
-static void say_data(const char *event, const char *data, size_t length, const char *preposition,
-                     const struct connection *c) {
-    if (quiet)
-        return;
-    fprintf(stderr, "%s \"", event);
+/* Returns a text that shows data, its first SHOWN_MAX bytes at most. What is not printable is
+ * escaped, so that no client can forge a line of the log, or send commands to the terminal that
+ * shows it. The next call overwrites the text. */
+static const char *escaped(const char *data, size_t length) {
+    static char text[SHOWN_MAX * sizeof "\\x00" + sizeof "..."];
+    char *end = text;
+
     for (size_t i = 0; i < length && i < SHOWN_MAX; i++) {
         unsigned char byte = (unsigned char)data[i];
+
         if (byte == '\n')
-            fprintf(stderr, "\\n");
+            end += snprintf(end, sizeof "\\n", "\\n");
         else if (byte == '"' || byte == '\\')
-            fprintf(stderr, "\\%c", byte);
+            end += snprintf(end, sizeof "\\\"", "\\%c", byte);
+        else if (byte < ' ' || byte > '~')
+            end += snprintf(end, sizeof "\\x00", "\\x%02x", byte);
         else
-            fprintf(stderr, byte < ' ' || byte > '~' ? "\\x%02x" : "%c", byte);
+            *end++ = (char)byte;
     }
-    fprintf(stderr, "%s\" %s %s\n", length > SHOWN_MAX ? "..." : "", preposition, c->name);
+    snprintf(end, sizeof "...", "%s", length > SHOWN_MAX ? "..." : "");
+    return text;
 }
 
 static void usage(const char *problem) {
     fprintf(stderr,
             "server: %s\n"
             "usage: server [-q] [PORT [HOST]]\n"
-            "-q: no word about single clients; PORT 10000, or 0 for a free one; HOST 127.0.0.1\n",
+            "-q: do not log individual clients; default PORT 10000 (0: any), HOST 127.0.0.1\n",
             problem);
     exit(2);
 }
 
-/* Ends the program: for start-up only. A client's error never comes here. */
-static void die(const char *call, const char *host, const char *port) {
+/* Ends the program because a call has failed and would fail again, however often we tried: when we
+ * cannot start, or when accept() says that it is used wrongly. A client's error never ends the
+ * program, and no shortage does once it has started. */
+static void die(const char *call) {
     const char *advice = "see its manual page";
 
     if (errno == EADDRINUSE)
@@ -93,13 +127,21 @@ static void die(const char *call, const char *host, const char *port) {
     exit(1);
 }
 
-/* Not an error: there is nothing yet, or a signal came first. We ask again next time.
- * (POSIX lets EAGAIN and EWOULDBLOCK differ. On Linux they are one.) */
+/* ---- Helpers ------------------------------------------------------------------------------ */
+
+/* Should we just make the failed call again, later? EAGAIN: it would have blocked. (POSIX allows
+ * EWOULDBLOCK instead, with another number than EAGAIN.) EINTR: a signal interrupted it. */
 static bool is_temporary(int error) {
     return error == EAGAIN || error == EWOULDBLOCK || error == EINTR;
 }
 
-/* Seconds on a clock that nobody can set: see CLOCK_MONOTONIC in clock_gettime(2). */
+/* From now on a call on fd that would block fails with EAGAIN instead: O_NONBLOCK in open(2).
+ * Returns -1, with errno set, on failure. */
+static int set_nonblocking(int fd) {
+    return fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+}
+
+/* Returns the seconds since some moment in the past: CLOCK_MONOTONIC in clock_gettime(2). */
 static double seconds(void) {
     struct timespec now;
 
@@ -107,40 +149,277 @@ static double seconds(void) {
     return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
-/* From now on a call on fd that would have to wait fails with EAGAIN instead: O_NONBLOCK in
- * open(2). Returns -1, with errno set, if that cannot be had. */
-static int set_nonblocking(int fd) {
-    int flags = fcntl(fd, F_GETFL);
+/* Writes address as text, such as 127.0.0.1:55821 or, for IPv6, [::1]:55821, into name, which has
+ * NAME_SIZE bytes. Always in numbers, because to look up a host's name may take seconds.
+ *
+ * (There is a struct for each kind of address. sockaddr_storage has room for any of them, and the
+ * calls take a pointer to sockaddr, which stands for all of them: hence the casts.) */
+static void write_name(char *name, const struct sockaddr_storage *address, socklen_t length) {
+    char ip[64] = "?", number[8] = "?";
 
-    return flags == -1 ? -1 : fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+    getnameinfo((const struct sockaddr *)address, length, ip, sizeof ip, number, sizeof number,
+                NI_NUMERICHOST | NI_NUMERICSERV);
+    snprintf(name, NAME_SIZE, strchr(ip, ':') ? "[%s]:%s" : "%s:%s", ip, number);
 }
 
-/* Returns the descriptor of a socket that listens on port of host; without one there is no server,
- * and the program ends. */
-static int open_listener(const char *port, const char *host) {
+/* ---- A connection's life ------------------------------------------------------------------ */
+
+/* Is c reading? If not, it is owing. */
+static bool wants_read(const struct connection *c) {
+    return c->queue == NULL;
+}
+
+/* Returns the error that broke the connection on fd, or 0, and clears it: SO_ERROR in socket(7). */
+static int pending_error(int fd) {
+    int error = 0;
+    socklen_t length = sizeof error;
+
+    getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length);
+    return error;
+}
+
+/* Closes and frees c, and logs why: after what, and because of which error (0 if there is none). */
+static void close_connection(struct connection *c, const char *why, int error) {
+    say("closing %s after %s%s%s\n", c->name, why, error ? ": " : "", error ? strerror(error) : "");
+    close(c->fd); /* epoll forgets it as well, since no dup() or fork() has made a copy of it */
+    free(c->queue);
+    free(c);
+    accept_again_at = 0; /* a descriptor is free now */
+}
+
+/* Has the kernel watch for what c waits for now, if that has changed. May close and free c. */
+static void update_interest(struct connection *c) {
+    uint32_t interest = wants_read(c) ? EPOLLIN | EPOLLPRI : EPOLLOUT | EPOLLPRI;
+    struct epoll_event event = {.events = interest, .data.ptr = c};
+    int operation = c->interest == 0 ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
+
+    if (interest != c->interest && epoll_ctl(epoll, operation, c->fd, &event) == -1) {
+        close_connection(c, "epoll_ctl", errno);
+        return;
+    }
+    c->interest = interest;
+}
+
+/* Begins a connection with a new client; accept() has returned its fd and its address. */
+static void open_connection(int fd, const struct sockaddr_storage *address, socklen_t length) {
+    struct connection *c = calloc(1, sizeof *c);
+
+    if (c == NULL || set_nonblocking(fd) == -1) {
+        say("refusing a client: %s\n", strerror(errno));
+        close(fd);
+        free(c);
+        return;
+    }
+    c->fd = fd;
+    write_name(c->name, address, length);
+
+    /* Without this the kernel may hold back a small piece of echo until the kernel on the client's
+     * side has acknowledged the previous piece, 40 ms later (TCP_NODELAY in tcp(7)). If it fails
+     * we are only slower, so the result is not checked. */
+    int on = 1;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+
+    say("new connection from %s\n", c->name);
+    update_interest(c);
+}
+
+/* Reads the urgent byte with MSG_OOB ("out of band"), which ends the exceptional condition. It is
+ * not part of the stream, so we do not echo it. A plain recv() would skip and lose it: tcp(7). */
+static void receive_urgent(struct connection *c) {
+    char byte;
+
+    say("handling exceptional condition for %s\n", c->name);
+    if (recv(c->fd, &byte, 1, MSG_OOB) == 1)
+        say("received urgent \"%s\" from %s\n", escaped(&byte, 1), c->name);
+}
+
+/* Sends what is left of c's queue, or the part of it that send() takes. May close and free c. */
+static void send_queue(struct connection *c) {
+    const char *rest = c->queue + c->queue_sent;
+
+    /* If the connection is broken we want an error, EPIPE. Without MSG_NOSIGNAL we would also get
+     * the signal SIGPIPE, which kills the program without a message. */
+    ssize_t sent = send(c->fd, rest, c->queue_length - c->queue_sent, MSG_NOSIGNAL);
+
+    if (sent == -1 && !is_temporary(errno)) {
+        close_connection(c, "send", errno);
+        return;
+    }
+    if (sent > 0) {
+        say("sending \"%s\" to %s\n", escaped(rest, (size_t)sent), c->name);
+        c->queue_sent += (size_t)sent;
+    }
+    if (c->queue_sent == c->queue_length) {
+        free(c->queue);
+        c->queue = NULL;
+        if (c->interest & EPOLLOUT)
+            say("output queue for %s is empty\n", c->name);
+    }
+    update_interest(c);
+}
+
+/* Fills the queue of c, which is NULL, with what the client has sent. May close and free c. */
+static void fill_queue(struct connection *c) {
+    static char buffer[BUFFER_SIZE]; /* for all connections: nothing stays in it */
+    ssize_t received = recv(c->fd, buffer, sizeof buffer, 0);
+
+    if (received == -1) {
+        if (!is_temporary(errno))
+            close_connection(c, "recv", errno);
+        return;
+    }
+    if (received == 0) { /* end of file: the client has closed, and we owe it nothing */
+        close_connection(c, "reading no data", 0);
+        return;
+    }
+    say("received \"%s\" from %s\n", escaped(buffer, (size_t)received), c->name);
+    c->queue = malloc((size_t)received);
+    if (c->queue == NULL) {
+        close_connection(c, "malloc", errno);
+        return;
+    }
+    memcpy(c->queue, buffer, (size_t)received);
+    c->queue_length = (size_t)received;
+    c->queue_sent = 0;
+    send_queue(c); /* the socket is nearly always writable, so this is usually all that it takes */
+}
+
+/* ---- Accepting clients -------------------------------------------------------------------- */
+
+static bool out_of_descriptors; /* accept() ran out of them, and we have logged it */
+
+static bool may_accept(void) {
+    return seconds() >= accept_again_at;
+}
+
+/* accept() has no free descriptor, or no memory, for one more client. The client stays in the
+ * backlog, so accept() would fail again at once. Without a pause we would spin: keep a core busy
+ * with calls that fail. (Linux reserves the descriptor before it looks into the backlog, so this
+ * may happen though no client is waiting.) */
+static void pause_accepting(void) {
+    if (!out_of_descriptors) /* log once per shortage, not at every retry */
+        fprintf(stderr,
+                "out of descriptors: accept: %s; "
+                "trying again when a client leaves, or in a second\n",
+                strerror(errno));
+    out_of_descriptors = true;
+    accept_again_at = seconds() + 1;
+}
+
+/* Accepts the next client in the backlog. Returns false if accept() failed: accept(2) lists the
+ * errors, and there are three kinds of them. */
+static bool accept_connection(int listener) {
+    struct sockaddr_storage address;
+    socklen_t length = sizeof address;
+    int fd = accept(listener, (struct sockaddr *)&address, &length);
+
+    if (fd != -1) {
+        open_connection(fd, &address, length);
+        return true;
+    }
+    if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
+        pause_accepting(); /* a shortage: it will pass */
+    else if (errno == EBADF || errno == EINVAL || errno == ENOTSOCK || errno == EFAULT)
+        die("accept"); /* a mistake of ours: it will not pass */
+    else if (is_temporary(errno))
+        out_of_descriptors = false; /* no client is waiting, and a descriptor was free */
+    else
+        say("accept: %s\n", strerror(errno)); /* a client's error: it left too early */
+    return false;
+}
+
+/* Accepts up to ACCEPTS_MAX clients. With one per turn, a newcomer would wait a whole turn for each
+ * client ahead of it. Without a limit, the others would wait for all of the newcomers. */
+static void accept_connections(int listener) {
+    for (int i = 0; i < ACCEPTS_MAX && accept_connection(listener); i++)
+        continue;
+}
+
+/* Has the kernel watch the listener, or not while we are not accepting. The event's pointer is
+ * NULL, which is how serve() recognises it. */
+static void watch_listener(int listener, bool accepting) {
+    static int watched = -1; /* not yet */
+    struct epoll_event event = {.events = accepting ? EPOLLIN : 0};
+    int operation = watched == -1 ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
+
+    if (accepting != watched && epoll_ctl(epoll, operation, listener, &event) == -1)
+        die("epoll_ctl");
+    watched = accepting;
+}
+
+/* ---- The loop ----------------------------------------------------------------------------- */
+
+/* Returns how long to wait for events: forever, or a second while we are not accepting. */
+static int timeout(bool accepting) {
+    return accepting ? -1 : 1000; /* in milliseconds; -1 is forever */
+}
+
+/* Runs until a signal kills the program, or until die(). */
+static void serve(int listener) {
+    for (;;) {
+        struct epoll_event events[EVENTS_MAX];
+        bool accepting = may_accept();
+
+        say("waiting for the next event\n");
+        watch_listener(listener, accepting);
+        int count = epoll_wait(epoll, events, EVENTS_MAX, timeout(accepting));
+        if (count == -1) {
+            if (errno != EINTR)
+                die("epoll_wait");
+            continue; /* a signal interrupted it: nothing has been reported */
+        }
+
+        /* To serve one connection closes no other. If it did, a later event might belong to the
+         * closed one, and its pointer would dangle; callbacks.c shows how to handle that. */
+        for (int i = 0; i < count; i++) {
+            struct connection *c = events[i].data.ptr;
+            uint32_t ready = events[i].events;
+
+            if (c == NULL) {
+                accept_connections(listener);
+                continue;
+            }
+            if (ready & EPOLLPRI)
+                receive_urgent(c);
+            /* IN and HUP can be set together: read what is left before believing the hang-up, or
+             * the client's last words are lost. */
+            if (ready & EPOLLIN)
+                fill_queue(c); /* may free c: hence the else */
+            else if (ready & (EPOLLHUP | EPOLLERR))
+                close_connection(c, "receiving HUP", pending_error(c->fd));
+            else if (ready & EPOLLOUT)
+                send_queue(c);
+        }
+    }
+}
+
+/* ---- Starting up -------------------------------------------------------------------------- */
+
+/* Returns the descriptor of a new listener on host and port, or ends the program. */
+static int open_listener(void) {
     const struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
                                    .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV};
-    struct addrinfo *address;
+    struct addrinfo *address; /* what host and port mean to socket() and bind() */
 
     if (getaddrinfo(host, port, &hints, &address) != 0)
         usage("HOST is not a numeric address, such as 127.0.0.1 or ::1");
     int listener = socket(address->ai_family, address->ai_socktype, address->ai_protocol);
     if (listener == -1)
-        die("socket", host, port);
+        die("socket");
 
-    /* The connections of a server that ended a moment ago still hold the port, for a minute.
-     * Without this, which must come before bind(), a restart fails until they are gone. */
+    /* When a server ends the kernel keeps its connections for another minute, and with them the
+     * port: bind() would fail. SO_REUSEADDR in socket(7) allows it all the same. */
     int on = 1;
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
 
     if (bind(listener, address->ai_addr, address->ai_addrlen) == -1)
-        die("bind", host, port);
-    if (listen(listener, BACKLOG) == -1)
-        die("listen", host, port);
+        die("bind");
+    if (listen(listener, BACKLOG) == -1) /* the system may cap BACKLOG: listen(2) */
+        die("listen");
     if (set_nonblocking(listener) == -1)
-        die("fcntl", host, port);
+        die("fcntl");
 
-    /* For port 0 the kernel picked one: the socket knows which. */
+    /* For port 0 the kernel has picked a free one: ask the socket which. */
     char bound_port[8] = "?";
     getsockname(listener, address->ai_addr, &address->ai_addrlen);
     getnameinfo(address->ai_addr, address->ai_addrlen, NULL, 0, bound_port, sizeof bound_port,
@@ -150,236 +429,31 @@ static int open_listener(const char *port, const char *host) {
     return listener;
 }
 
-/* Writes the address as 127.0.0.1:55821 or [::1]:55821. Always in numbers: to ask a name server
- * would keep everybody waiting. */
-static void write_name(char *name, const struct sockaddr_storage *address, socklen_t length) {
-    char host[64] = "?", port[8] = "?";
-
-    getnameinfo((const struct sockaddr *)address, length, host, sizeof host, port, sizeof port,
-                NI_NUMERICHOST | NI_NUMERICSERV);
-    snprintf(name, NAME_SIZE, strchr(host, ':') ? "[%s]:%s" : "%s:%s", host, port);
-}
-
-/* What a connection waits for. We do not read from a client while we owe it something. So one that
- * does not take its echo cannot make us store more and more: its own sends come to a halt. */
-static bool wants_read(const struct connection *c) {
-    return c->queue == NULL;
-}
-
-static bool wants_write(const struct connection *c) {
-    return c->queue != NULL;
-}
-
-/* Tells the kernel what c waits for now, unless it knows. Nobody is asked about writing without a
- * queue: a socket is nearly always writable, and epoll_wait would return at once, for ever.
- * Returns -1, with errno set, if the kernel has no memory for that: epoll_ctl(2). */
-static int watch(struct connection *c) {
-    struct epoll_event event = {.events = EPOLLPRI, .data.ptr = c};
-
-    if (wants_read(c))
-        event.events |= EPOLLIN;
-    if (wants_write(c))
-        event.events |= EPOLLOUT;
-    if (event.events == c->interest)
-        return 0;
-    int operation = c->interest == 0 ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
-    c->interest = event.events;
-    return epoll_ctl(epoll, operation, c->fd, &event);
-}
-
-/* The same for the listener, whose pointer is NULL: by that the loop knows it. */
-static int watch_listener(int operation, int listener, bool accepting) {
-    struct epoll_event event = {.events = accepting ? EPOLLIN : 0};
-
-    return epoll_ctl(epoll, operation, listener, &event);
-}
-
-/* Closes and frees c, and says why: after which call, with which error (0: none). */
-static void close_connection(struct connection *c, const char *why, int error) {
-    say("closing %s after %s%s%s\n", c->name, why, error ? ": " : "", error ? strerror(error) : "");
-    close(c->fd); /* and so the kernel forgets it */
-    free(c->queue);
-    free(c);
-    if (accept_again_at > seconds())
-        accept_again_at = seconds(); /* now there is a descriptor to be had */
-}
-
-/* There is no descriptor or no memory for one more client: accept(2). It stays in the backlog, and
- * the listener stays ready; so we must look away for a while, or we would try and fail as fast as
- * the machine can. */
-static void pause_accepting(void) {
-    /* Said once. When a client has left, and others still wait, it is no news. */
-    if (seconds() > accept_again_at + 1)
-        fprintf(stderr,
-                "out of descriptors: accept: %s; "
-                "trying again when a client leaves, or in a second\n",
-                strerror(errno));
-    accept_again_at = seconds() + 1;
-}
-
-/* Takes the next client from the listener's backlog, if one is there. */
-static void accept_connection(int listener) {
-    struct sockaddr_storage address;
-    socklen_t length = sizeof address;
-    int fd = accept(listener, (struct sockaddr *)&address, &length);
-
-    if (fd == -1) {
-        if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
-            pause_accepting();
-        else if (!is_temporary(errno))
-            say("accept: %s\n", strerror(errno)); /* a client that failed before we met it */
-        return;
-    }
-
-    struct connection *c = calloc(1, sizeof *c);
-    if (c == NULL || set_nonblocking(fd) == -1) {
-        say("refusing a client: %s\n", strerror(errno));
-        close(fd);
-        free(c);
-        return;
-    }
-    c->fd = fd;
-    write_name(c->name, &address, length);
-
-    /* Without this a small piece of echo waits until the client has acknowledged the one before,
-     * which may take 40 ms: TCP_NODELAY in tcp(7). If this fails, that is all that happens. */
-    int on = 1;
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-
-    say("new connection from %s\n", c->name);
-    if (watch(c) == -1)
-        close_connection(c, "epoll_ctl", errno);
-}
-
-/* Reads the urgent byte, and so ends the exceptional condition. It is no part of the stream; a
- * plain recv() would pass over it and throw it away: tcp(7). */
-static void receive_urgent(struct connection *c) {
-    char byte;
-
-    say("handling exceptional condition for %s\n", c->name);
-    if (recv(c->fd, &byte, 1, MSG_OOB) == 1)
-        say_data("received urgent", &byte, 1, "from", c);
-}
-
-/* Sends as much of c's queue as the kernel takes, which may be less than all. May close c. */
-static void send_to(struct connection *c) {
-    const char *rest = c->queue + c->queue_sent;
-
-    /* If the client is gone we want an error, EPIPE, not the signal SIGPIPE, which would end us
-     * without a word. */
-    ssize_t sent = send(c->fd, rest, c->queue_length - c->queue_sent, MSG_NOSIGNAL);
-
-    if (sent == -1 && !is_temporary(errno)) {
-        close_connection(c, "send", errno);
-        return;
-    }
-    if (sent > 0) {
-        say_data("sending", rest, (size_t)sent, "to", c);
-        c->queue_sent += (size_t)sent;
-    }
-    if (c->queue_sent == c->queue_length) {
-        free(c->queue);
-        c->queue = NULL;
-        if (c->interest & EPOLLOUT)
-            say("output queue for %s is empty\n", c->name);
-    }
-    if (watch(c) == -1)
-        close_connection(c, "epoll_ctl", errno);
-}
-
-/* Fills the queue of c, which is empty, with what the client has sent. May close c. */
-static void receive_from(struct connection *c) {
-    static char buffer[BUFFER_SIZE]; /* one for all: nothing stays in it between two calls */
-    ssize_t received = recv(c->fd, buffer, sizeof buffer, 0);
-
-    if (received == -1) {
-        if (!is_temporary(errno))
-            close_connection(c, "recv", errno);
-        return;
-    }
-    if (received == 0) { /* end of file; and nothing is owed, or we would not have read */
-        close_connection(c, "reading no data", 0);
-        return;
-    }
-    say_data("received", buffer, (size_t)received, "from", c);
-    c->queue = malloc((size_t)received);
-    if (c->queue == NULL) {
-        close_connection(c, "malloc", errno);
-        return;
-    }
-    memcpy(c->queue, buffer, (size_t)received);
-    c->queue_length = (size_t)received;
-    c->queue_sent = 0;
-    send_to(c); /* a socket is nearly always writable: most often this is all there is to do */
-}
-
-static void serve(int listener) {
-    bool accepting = true;
-
-    for (;;) {
-        struct epoll_event events[EVENTS_MAX];
-
-        if (accepting != (seconds() >= accept_again_at)) {
-            accepting = !accepting;
-            watch_listener(EPOLL_CTL_MOD, listener, accepting);
-        }
-        int timeout = accepting ? -1 : 1000; /* in milliseconds; -1: none */
-
-        say("waiting for the next event\n");
-        int count = epoll_wait(epoll, events, EVENTS_MAX, timeout);
-        if (count == -1) {
-            /* Nothing has been reported. That a signal came is no error. */
-            if (errno != EINTR)
-                fprintf(stderr, "epoll_wait: %s\n", strerror(errno));
-            continue;
-        }
-
-        /* A turn closes no connection but its own. If it could close another, an event further on
-         * might belong to that one, and its pointer lead nowhere: callbacks.c shows the way out. */
-        for (int i = 0; i < count; i++) {
-            struct connection *c = events[i].data.ptr;
-            uint32_t happened = events[i].events;
-
-            if (c == NULL) {
-                accept_connection(listener);
-                continue;
-            }
-            if (happened & EPOLLPRI)
-                receive_urgent(c);
-            /* EPOLLIN and EPOLLHUP can come together: what is still unread must be read before
-             * the hang-up is believed, or the client's last words are lost. */
-            if (happened & EPOLLIN)
-                receive_from(c);
-            else if (happened & (EPOLLHUP | EPOLLERR))
-                close_connection(c, "receiving HUP", 0);
-            else if (happened & EPOLLOUT)
-                send_to(c);
-        }
-    }
-}
-
 int main(int argc, char *argv[]) {
+    static char log_buffer[BUFSIZ];
     int option;
 
-    opterr = 0;
+    opterr = 0; /* usage() says what is wrong, not getopt() */
     while ((option = getopt(argc, argv, "q")) != -1) {
-        if (option != 'q')
-            usage("there is no such option");
-        quiet = true;
+        if (option == 'q')
+            quiet = true;
+        else
+            usage("unknown or incomplete option");
     }
-    const char *port = optind < argc ? argv[optind] : "10000";
-    const char *host = optind + 1 < argc ? argv[optind + 1] : "127.0.0.1";
+    port = optind < argc ? argv[optind] : "10000";
+    host = optind + 1 < argc ? argv[optind + 1] : "127.0.0.1";
     if (optind + 2 < argc)
         usage("there are too many arguments");
-    if (strspn(port, "0123456789") != strlen(port) || *port == '\0' || atol(port) > 65535)
+    char *end;
+    long number = strtol(port, &end, 10);
+    if (end == port || *end != '\0' || number < 0 || number > 65535)
         usage("PORT is not a number from 0 to 65535");
 
-    setvbuf(stderr, NULL, _IOLBF, BUFSIZ); /* a line of the log goes out whole */
-    int listener = open_listener(port, host);
+    /* stderr has no buffer of its own, so a line of the log would go out in pieces. */
+    setvbuf(stderr, log_buffer, _IOLBF, sizeof log_buffer);
+    int listener = open_listener();
     epoll = epoll_create1(0);
     if (epoll == -1)
-        die("epoll_create1", host, port);
-    if (watch_listener(EPOLL_CTL_ADD, listener, true) == -1)
-        die("epoll_ctl", host, port);
+        die("epoll_create1");
     serve(listener);
 }
