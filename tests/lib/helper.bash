@@ -90,6 +90,7 @@
 #   start_client [OPTION]... [ARGUMENT]...   CLIENT, with the arguments given and no others.
 #       --faults RULES, --env NAME=VALUE, --open-files N, --program COMMAND: as above
 #       --input FILE         its standard input (default /dev/null)
+#       --output FILE        its standard output, which client_prints then cannot see
 #       Sets $client_pid $client_out $client_err.
 #   client_ends STATUS       waits until it ends; fails when not with this exit status
 #   run_client STATUS [OPTION]... [ARGUMENT]...   both
@@ -276,11 +277,13 @@ become_command() {
     exec env --default-signal=PIPE,INT,QUIT "${settings[@]}" "${command[@]}"
 }
 
-# Sets $command, $settings, $open_files and $input from the options, and $arguments from the rest.
+# Sets $command, $settings, $open_files, $input and $output from the options, and $arguments from the
+# rest.
 take_options() {
     settings=()
     open_files=
     input=/dev/null
+    output=
     while [[ ${1-} == --* ]]; do
         case $1 in
         --faults)
@@ -296,6 +299,7 @@ take_options() {
         --env) settings+=("$2") ;;
         --program) read -r -a command <<<"$2" ;;
         --input) input=$2 ;;
+        --output) output=$2 ;;
         *) fail_with "the test itself is wrong: unknown option $1" ;;
         esac
         shift 2
@@ -1008,7 +1012,7 @@ start_client() {
     client_err=$BATS_TEST_TMPDIR/client.err
     : >"$client_out" 2>"$client_err"
     command+=("${arguments[@]}")
-    launch "$input" "$client_out" "$client_err"
+    launch "$input" "${output:-$client_out}" "$client_err"
     client_pid=$launched
 }
 
