@@ -907,7 +907,12 @@ tell() {
             ;;
         esac
         if ((result > 0)); then
-            is_running "$tell_pid" || break
+            if ! is_running "$tell_pid"; then
+                # It may have ended in the middle of our look: its message is in the pipe.
+                read -r -t 0.1 -u "$tell_out" part || :
+                answer+=$part
+                break
+            fi
             if [[ -n $server_pid ]]; then
                 look_at_server
             fi
