@@ -34,6 +34,7 @@ help:
 	@echo '                       run them on programs of your own, in any language'
 	@echo 'make lesson STAGE=03   show what changes from the server of 02 to that of 03'
 	@echo 'make ladder            count the lines of code, and those that change in each stage'
+	@echo 'make mistakes          make every known mistake and check that its step fails; STAGE=03'
 	@echo 'make bench             measure CPU time per message, relative to a minimal epoll loop'
 	@echo 'make lint              check formatting, warnings and static analysis'
 	@echo 'make clean             remove build/'
@@ -87,6 +88,10 @@ endif
 $(SUITES:%=test-%): test-%:
 	@tests/run --brief $*
 
+# The script builds what the steps need.
+mistakes:
+	@STAGE=$(firstword $(subst -, ,$(stage))) tests/mistakes/run
+
 lesson:
 	@tests/ladder $(firstword $(subst -, ,$(stage)))
 
@@ -99,4 +104,4 @@ lint:
 clean:
 	rm -rf build
 
-.PHONY: all help bench demo test lesson ladder lint clean $(SUITES:%=test-%)
+.PHONY: all help bench demo test mistakes lesson ladder lint clean $(SUITES:%=test-%)

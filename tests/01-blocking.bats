@@ -586,7 +586,7 @@ threads_are() {
 @test "01.42 When there is no thread for a client, that client alone is refused" {
     build_program 01-blocking/threads -pthread
     # This limits the address space, so that there is room for the stacks of a few threads only.
-    printf '#!/bin/sh\nulimit -v 150000 && exec %q "$@"\n' "$REPLY" >"$BATS_TEST_TMPDIR/narrow"
+    printf '#!/bin/sh\nulimit -v 150000 && exec %s "$@"\n' "$REPLY" >"$BATS_TEST_TMPDIR/narrow"
     chmod +x "$BATS_TEST_TMPDIR/narrow"
     start_server --program "$BATS_TEST_TMPDIR/narrow"
     because "pthread_create() returns EAGAIN when it cannot make a thread. Close that client's socket and go on accepting"

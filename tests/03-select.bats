@@ -710,7 +710,7 @@ start_chat_high() {
 while exec {fd}</dev/null && ((fd < 1019)); do
     :
 done
-exec "$REPLY" "\$@"
+exec $REPLY "\$@"
 END
     chmod +x "$wrapper"
     start_server --open-files 1100 --program "$wrapper"

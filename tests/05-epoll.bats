@@ -298,12 +298,10 @@ server_has_woken_up() {
 }
 
 # ---- edge.c: edge-triggered, each change is reported once ------------------------------------
-#
-# EDGE and CALLBACKS may name programs of your own, as SERVER and CLIENT do.
 
 start_edge() {
     build_program 05-epoll/edge
-    start_server --program "${EDGE:-$REPLY}" "$@"
+    start_server --program "$REPLY" "$@"
 }
 
 # bats test_tags=only-05,companion
@@ -415,7 +413,7 @@ start_edge() {
 # start_callbacks "OPTIONS OF callbacks" [OPTION OF start_server]...
 start_callbacks() {
     build_program 05-epoll/callbacks -pthread
-    start_server --program "${CALLBACKS:-$REPLY} $1" "${@:2}"
+    start_server --program "$REPLY $1" "${@:2}"
 }
 
 # The same, built with AddressSanitizer, unless CALLBACKS names another program.
@@ -556,15 +554,15 @@ stale_events() {
 
 # bats test_tags=only-05,companion
 @test "05.25 callbacks: options that make no sense are refused" {
-    local options
+    local options program
 
     because "every number must be checked before it is used, and a wrong command line must end with exit status 2"
     build_program 05-epoll/callbacks -pthread
+    program=$REPLY
     for options in "--slow" "--slow x" "--slow -1" "--slow 60001" "--fast" "-s 1x" "0 127.0.0.1 1"; do
         expected "\"callbacks $options\" to print the usage and exit with status 2"
-        run_server --program "${CALLBACKS:-$REPLY} $options"
+        run_server --program "$program $options"
         ((server_status == 2)) || fail_with "callbacks $server_end"
         log_has "usage: callbacks" || fail_with "callbacks printed no usage"
-        build_program 05-epoll/callbacks -pthread
     done
 }

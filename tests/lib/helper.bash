@@ -25,6 +25,7 @@
 # WHAT IS TESTED
 #   SERVER, CLIENT  command lines ("./mine", "python3 server.py"); by default the programs of the
 #                   stage of the test file, or of STAGE (STAGE=03). Built when out of date.
+#   CHAT, TWO_PORTS...   the same for companions: the name of the file in capitals
 #   $stage          its number, 01 to 06, whatever file the test stands in
 #
 # WHAT TO SAY BEFORE YOU ACT
@@ -97,7 +98,8 @@
 #   client_sleeps            fails when it uses more than a fifth of a core, in five windows of 100 ms
 #   client_prints TEXT       fails when its standard output lacks TEXT
 #   client_complains TEXT    fails when its standard error lacks TEXT; "*" stands for anything
-#   build_program STAGE/NAME [FLAG]...   builds a companion when out of date; REPLY = its path
+#   build_program STAGE/NAME [FLAG]...   builds a companion when out of date, unless the environment
+#                            names another program; REPLY = its command line
 #
 # POSIX sh would not do: no naps without a fork, no arrays. bash 5.0 or newer.
 
@@ -137,7 +139,14 @@ compile() {
     "${CC:-cc}" -O2 -o "$output.$$" "$source" "$@" && mv -f "$output.$$" "$output"
 }
 
+# For 03-select/two-ports the environment may name another program: TWO_PORTS="./mine".
 build_program() {
+    local variable=${1##*/}
+
+    variable=${variable^^}
+    variable=${variable//-/_}
+    REPLY=${!variable-}
+    [[ -z $REPLY ]] || return 0
     REPLY=$build/$1
     compile "$REPLY" "$course/$1.c" "${@:2}" || fail_with "$1.c does not compile"
 }
