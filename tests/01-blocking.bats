@@ -194,7 +194,7 @@ setup() {
     local bad
 
     because "atoi() reads 10000x as 10000 and abc as 0, and 70000 becomes 4464 in 16 bits. Use strtol() and check where it stops"
-    for bad in abc 70000 65536 -1 10000x 0x50 "1 2" ""; do
+    for bad in abc 70000 65536 -1 10000x 0x50 "1 2" "" 18446744073709551617; do
         expected "exit status 2 and the usage text for the port \"$bad\""
         run_server "$bad"
         ((server_status == 2)) || fail_with "the server $server_end"
@@ -505,7 +505,7 @@ listens_on() {
 
     expected "exit status 2, and the usage text on standard error"
     because "atoi() reads 10000x as 10000 and abc as 0. Use strtol(), check where it stops, and refuse numbers above 65535"
-    for bad in abc 70000 10000x ""; do
+    for bad in abc 70000 10000x "" 18446744073709551617; do
         run_client 2 "$bad"
         client_complains sage
     done
@@ -619,14 +619,6 @@ threads_are() {
         mapfile -t lines <"$server_log"
         ((${#lines[@]} <= 20)) || fail_with "${#lines[@]} lines in the log"
     done
-}
-
-# Connects, and does not mind what becomes of it.
-serve_one_client() {
-    command=("$build/peer" "$port" "$host" connect hold)
-    settings=()
-    open_files=
-    launch /dev/null /dev/null /dev/null
 }
 
 # bats test_tags=only-01

@@ -261,3 +261,28 @@ setup() {
     [[ $REPLY =~ (in vain[^0-9]*)([0-9]+) ]] && ((BASH_REMATCH[2] > 10)) ||
         fail_with "no number greater than 10 after \"in vain\""
 }
+
+# ---- Newcomers -------------------------------------------------------------------------------
+
+@test "02.18 Newcomers do not wait for one another behind busy clients" {
+    local threads
+
+    # Every recv() brings one byte, so fifty busy clients with 4 KiB each have enough to do. At the
+    # 1,000th send() the server stops itself (19 is SIGSTOP): each of them has been served 20 times.
+    start_server --faults send:sig=19:1000,recv:cap=1 -q 0
+    expected "all of sixty newcomers to be accepted before fifty busy clients have been served twenty times each"
+    because "with one accept() per turn of the loop, each newcomer waits until all busy clients have been served. Accept up to 64 per turn"
+    tell @busy1..50 connect @busy1..50 exchange 1
+    signal_server STOP
+    tell @new1..60 connect @busy1..50 send-bytes 4K
+    signal_server CONT
+    wait_until "the server to make 1,000 calls of send()" is_stopped "$server_pid"
+    faults_reached send
+    threads=(/proc/"$server_pid"/task/*)
+    ((${#threads[@]} == 1)) || skip "this server has ${#threads[@]} threads, and so no turns"
+    socket_count
+    ((REPLY - sockets_at_start >= 110)) ||
+        fail_with "only $((REPLY - sockets_at_start - 50)) of the 60 newcomers have been accepted"
+    signal_server CONT
+    tell @new1..60 exchange 1
+}

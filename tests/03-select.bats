@@ -691,29 +691,15 @@ took_at_most() {
     stop_server
     because "FD_SET() with a descriptor of FD_SETSIZE (1024) or more overwrites the memory after the set"
     expected "guests whose descriptors select() cannot watch to be refused, and the others to be served"
-    start_chat_high
+    # A program that holds all descriptors up to 1019 starts it, in place of a thousand clients.
+    build_program 03-select/chat
+    hold_descriptors 1019 "$REPLY"
+    start_server --open-files 1100 --program "$REPLY"
     tell @c1..20 connect
     wait_for_log "refusing "
     wait_for_log "select cannot watch descriptor 1024"
     tell @c1 send 'hello\n'
     wait_for_log ": hello"
-}
-
-# start_chat_high: starts chat.c from a program that holds all descriptors up to 1019. Otherwise the
-# test would need a thousand clients.
-start_chat_high() {
-    local wrapper=$BATS_TEST_TMPDIR/wrapper
-
-    build_program 03-select/chat
-    cat >"$wrapper" <<END
-#!/usr/bin/env bash
-while exec {fd}</dev/null && ((fd < 1019)); do
-    :
-done
-exec $REPLY "\$@"
-END
-    chmod +x "$wrapper"
-    start_server --open-files 1100 --program "$wrapper"
 }
 
 # bats test_tags=only-03,companion
@@ -845,4 +831,45 @@ start_two_ports() {
     log_has "out of descriptors: accept" 3 && fail_with "the log repeats the line \"out of descriptors: accept\""
     expected "the last client to be accepted when the first ones have left"
     tell @c1..6 close @c12 send 'x' expect 'hello\n'
+}
+
+# ---- Errors of the server's own --------------------------------------------------------------
+
+@test "03.33 A wait that can never succeed ends the server" {
+    start_server --faults select:EINVAL:2+,poll:EINVAL:2+,epoll_wait:EINVAL:2+ -q 0
+    expected "exit status 1 when every wait for events fails with EINVAL"
+    because "only EINTR is a reason to wait again. Any other error of select(), poll() or epoll_wait() comes back every time, and the loop spins"
+    # Its first wait ends when a client connects.
+    serve_one_client
+    server_ends 1
+    wait_has_failed || skip "faults.so sees no select, poll or epoll_wait of this server"
+    expected "an error message that says why"
+    log_has "nvalid argument" || fail_with "an error message that does not say \"Invalid argument\""
+    expected "one message, not one per turn of the loop"
+    because "a line per failed call fills the disk. Print the error once, and exit(1)"
+    mapfile -t lines <"$server_log"
+    ((${#lines[@]} <= 20)) || fail_with "${#lines[@]} lines in the log"
+}
+
+# Has faults.so made a wait for events fail?
+wait_has_failed() {
+    local call
+
+    for call in select poll epoll_wait; do
+        fault_hits "$call"
+        ((REPLY == 0)) || return 0
+    done
+    return 1
+}
+
+# bats test_tags=only-03
+@test "03.34 A listener that select() cannot watch ends the server at its start" {
+    expected "exit status 1, and no first line, when all descriptors below FD_SETSIZE are taken"
+    because "FD_SET() with the listener writes past the end of the set. Compare its descriptor with FD_SETSIZE (1024) before you listen"
+    hold_descriptors 1030 "${server_command[@]}"
+    run_server --open-files 1100 --program "$REPLY" 0
+    ((server_status == 1)) || fail_with "the server $server_end"
+    log_lacks "starting up"
+    expected "an error message that names select"
+    log_has "select" || fail_with "an error message that does not name select"
 }

@@ -398,7 +398,7 @@ fd_flags() {
     run_client 1 "$port" "$host"
     client_complains "refused"
     because "atoi() turns 10000x into 10000 and abc into 0: use strtol(), and check where the number ends"
-    for bad in abc 70000 10000x ""; do
+    for bad in abc 70000 10000x "" 18446744073709551617; do
         expected "exit status 2, and the usage, for the port \"$bad\""
         run_client 2 "$bad"
         client_complains sage

@@ -422,3 +422,22 @@ client_gives_up_within() {
     expected "a timeout once the client has been silent for a second"
     wait_for_log "timed out, do some other work here"
 }
+
+# ---- The smallest limit ----------------------------------------------------------------------
+
+@test "06.24 The smallest -i closes clients without spinning" {
+    local limit
+
+    for limit in 1e-9 1e-8 0.000001; do
+        start_server -q -i "$limit" 0
+        expected "three clients that have just sent something to be closed with -i $limit, and the server to sleep"
+        because "if the loop that closes idle clients reads the clock again each time, it never gets to the end. Read the clock once before it"
+        signal_server STOP
+        tell @c1..3 connect @c1..3 send-bytes 10
+        signal_server CONT
+        wait_until "the server to close its clients' sockets" sockets_are_closed
+        server_sleeps
+        tell_no_more
+        stop_server
+    done
+}

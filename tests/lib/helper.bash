@@ -57,6 +57,9 @@
 #                            ("its sockets to be closed"). COMMAND must not fork: see below.
 #   has_a_client             whether it has accepted somebody who is still there: for wait_until
 #   needs_open_files N       skips the test where so many descriptors are not allowed
+#   hold_descriptors LAST COMMAND   REPLY = a script that opens all descriptors up to LAST, and then
+#                            becomes COMMAND: for --program, with --open-files
+#   serve_one_client         connects a client, and does not mind what becomes of it
 #   faults_reached CALL...   skips the test when faults.so does not see these calls of the server
 #                            (static, another run-time). After the calls were made.
 #
@@ -584,6 +587,31 @@ needs_open_files() {
     if [[ $limit != unlimited ]] && ((limit < $1)); then
         skip "this step needs $1 descriptors, and \"ulimit -Hn\" allows $limit"
     fi
+}
+
+# By bash -c, for a bash that runs a script keeps the script itself open, as 255, until exec.
+hold_descriptors() {
+    local last=$1 script=$BATS_TEST_TMPDIR/holder
+
+    shift
+    cat >"$script" <<END
+#!/usr/bin/env bash
+exec bash -c '
+    exec 3</dev/null 4<&3 5<&3 6<&3 7<&3 8<&3 9<&3 # {fd} begins at 10
+    while exec {fd}<&3 && ((fd < $last)); do
+        :
+    done
+    exec "\$@"' holder $* "\$@"
+END
+    chmod +x "$script"
+    REPLY=$script
+}
+
+serve_one_client() {
+    command=("$build/peer" "$port" "$host" connect hold)
+    settings=()
+    open_files=
+    launch /dev/null /dev/null /dev/null
 }
 
 # To cut off the front of a long log takes seconds: only when the next one is looked for.
