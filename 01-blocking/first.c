@@ -1,4 +1,4 @@
-/* first: the echo server that everybody writes first. It works, and it is wrong in many ways.
+/* first: the echo server that everyone writes first. It works, and it is wrong in many ways.
  *
  *     cc first.c -o first
  *     ./first                     in another window: ./client, or nc 127.0.0.1 10000

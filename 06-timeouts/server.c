@@ -72,6 +72,7 @@ struct connection {
     struct connection *previous, *next; /* its neighbours in the ring */
 };
 
+/* The sentinel: ring.next has made no progress for longest, and ring.previous made some last. */
 static struct connection ring = {.last_progress = INFINITY, .previous = &ring, .next = &ring};
 static double work_interval = 1; /* -t: seconds from one run of the other work to the next */
 static double next_work;         /* when it is due, in seconds() */
