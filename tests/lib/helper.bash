@@ -907,7 +907,7 @@ tell_out=''
 told=''
 
 tell() {
-    local word line='' look part result answer=''
+    local word line='' look part result answer='' ended
 
     look_no_more
     if [[ -z $tell_in ]]; then
@@ -929,6 +929,8 @@ tell() {
     stretch 500000
     printf -v look '%d.%06d' $((REPLY / 1000000)) $((REPLY % 1000000))
     while :; do
+        # Looked at before the read: what the peer said last is then in the pipe, and is read below.
+        is_running "$tell_pid" && ended='' || ended=yes
         read -r -t "$look" -u "$tell_out" part && result=0 || result=$?
         answer+=$part # as above
         case $answer in
@@ -944,12 +946,7 @@ tell() {
             ;;
         esac
         if ((result > 0)); then
-            if ! is_running "$tell_pid"; then
-                # It may have ended in the middle of our look: its message is in the pipe.
-                read -r -t 0.1 -u "$tell_out" part || :
-                answer+=$part
-                break
-            fi
+            [[ -z $ended ]] || break
             if [[ -n $server_pid ]]; then
                 look_at_server
             fi
