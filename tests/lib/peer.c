@@ -22,6 +22,7 @@
  */
 #define _GNU_SOURCE /* memmem; Linux's IP_BIND_ADDRESS_NO_PORT */
 #include <ctype.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>
@@ -54,8 +55,9 @@ enum {
 #define MILLISECOND INT64_C(1000000)
 #define SECOND      (1000 * MILLISECOND)
 #define QUIET       (300 * MILLISECOND) /* fill: the kernel is full when it takes nothing so long */
-#define PIECE_GAP   MILLISECOND      /* pieces: time for the other side to read the piece alone */
-#define LONGEST     (86400 * SECOND) /* of the times in a script */
+#define PIECE_GAP   MILLISECOND        /* pieces: time for the other side to read the piece alone */
+#define STALL       (30 * MILLISECOND) /* a delayed ACK takes at least 40 ms, on every machine */
+#define LONGEST     (86400 * SECOND)   /* of the times in a script */
 #define NEVER       INT64_MAX
 
 struct connection {
@@ -124,6 +126,8 @@ static double slow = 1;            /* from the environment: stretches every dead
 static int64_t limit = 5 * SECOND; /* of a step that waits; -t, times slow */
 static int64_t marked;             /* when `mark` was */
 static int64_t quickest;           /* the shortest of the last round trips */
+static size_t stalls;              /* how many of them stalled */
+static size_t watched_process;     /* the server, whose CPU time is no stall; 0: not known */
 
 static struct {                     /* what is being done, for the message if it fails */
     int number;                     /* of the step; 0: none yet */
@@ -1125,16 +1129,68 @@ static void step_drip(struct connection *c, const struct value *value) {
     echo(c, plan);
 }
 
+/* The time for which the threads of a process have run or waited for a core; 0 if the kernel does
+ * not tell. */
+static int64_t busy_time(const char *process) {
+    char path[384];
+    int64_t busy = 0;
+
+    snprintf(path, sizeof path, "/proc/%.20s/task", process);
+    DIR *threads = opendir(path);
+    for (struct dirent *entry; threads != NULL && (entry = readdir(threads)) != NULL;) {
+        long long ran = 0;
+        long long waited = 0;
+        snprintf(path, sizeof path, "/proc/%.20s/task/%s/schedstat", process, entry->d_name);
+        FILE *file = entry->d_name[0] == '.' ? NULL : fopen(path, "r");
+        if (file != NULL && fscanf(file, "%lld %lld", &ran, &waited) == 2) {
+            busy += ran + waited;
+        }
+        if (file != NULL) {
+            fclose(file);
+        }
+    }
+    if (threads != NULL) {
+        closedir(threads);
+    }
+    return busy;
+}
+
+static int64_t busy_on_both_sides(void) {
+    char process[24];
+
+    snprintf(process, sizeof process, "%zu", watched_process);
+    return busy_time("self") + (watched_process > 0 ? busy_time(process) : 0);
+}
+
+/* On a busy machine each side may wait long for a core. In a stall both sides sleep, so the time
+ * for which either was busy does not count. */
 static void step_roundtrips(struct connection *c, const struct value *value) {
     if (doing.turn == 0) {
         quickest = INT64_MAX;
+        stalls = 0;
     }
     for (size_t i = 0; i < value[0].number; i++) {
+        int64_t busy = watched_process > 0 ? busy_on_both_sides() : 0;
         int64_t start = clock_now();
         echo(c, simple_plan(c, value[1].number));
         int64_t duration = clock_now() - start;
         quickest = duration < quickest ? duration : quickest;
+        if (duration >= STALL && watched_process > 0) {
+            duration -= busy_on_both_sides() - busy;
+        }
+        stalls += duration >= STALL ? 1 : 0;
     }
+}
+
+static void step_watch(struct connection *c, const struct value *value) {
+    (void)c;
+    watched_process = value->number;
+}
+
+static void step_stalls(struct connection *c, const struct value *value) {
+    (void)c;
+    (void)value;
+    print("stalls %zu", stalls);
 }
 
 /* ---- Steps: time ---- */
@@ -1318,6 +1374,8 @@ static const struct command commands[] = {
 
     {"exchange", {N}, TALK, step_exchange, "send N pattern bytes, read their echo"},
     {"roundtrips", {COUNT, N}, TALK, step_roundtrips, "exchange N, COUNT times"},
+    {"watch", {PID}, BOTH, step_watch, "the server's process, for the count of stalls"},
+    {"stalls", {NONE}, BOTH, step_stalls, "print how many of the last roundtrips slept for 30 ms"},
     {"flood", {SECONDS}, TALK, step_flood, "exchange for SECONDS, as fast as possible"},
     {"drip", {COUNT, MS}, TALK, step_drip, "exchange COUNT bytes, one every MS"},
 
