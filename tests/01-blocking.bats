@@ -677,7 +677,7 @@ threads_are() {
             title=
         fi
     done < <(env -i PATH="$PATH" HOME="${HOME-/}" SLOW="${SLOW-1}" STAGE=01 SERVER="$REPLY" \
-        bats --tap -f '^01\.([1-9]|1[0-3]|2[12]|2[4-7]) ' "$tests_directory/01-blocking.bats" 3>&- 2>&1)
+        "$BATS_ROOT/bin/bats" --tap -f '^01\.([1-9]|1[0-3]|2[12]|2[4-7]) ' "$tests_directory/01-blocking.bats" 3>&- 2>&1)
     expected "first.c to fail these steps, and no others"
     because "first.c is there to be broken: when it changes, the walkthrough that breaks it must change, too"
     [[ $found == "$wanted" ]] ||
