@@ -132,12 +132,12 @@ setup() {
 # ---- A flood of data, and a shortage of descriptors ------------------------------------------
 
 @test "02.9 A client that floods starves no one" {
-    # All that the flood has sent waits in the kernel, and each recv() returns one byte of it, so a
-    # server that reads until EAGAIN makes 100K calls. After half of that many the server stops itself
-    # (19 is SIGSTOP), so that the load of the machine makes no difference.
-    start_server --faults recv:sig=19:51200,recv:cap=1 -q 0
+    # All that the flood has sent waits in the kernel, and each recv() returns 64 bytes of it, so a
+    # server that reads until EAGAIN makes 16,384 calls. After half of that many the server stops
+    # itself (19 is SIGSTOP), so that the load of the machine makes no difference.
+    start_server --faults recv:sig=19:8192,recv:cap=64 -q 0
     signal_server STOP
-    tell @flood connect send-bytes 100K @other connect send-bytes 3
+    tell @flood connect send-bytes 1M @other connect send-bytes 3
     signal_server CONT
     expected "the other client to be served before half of the flood has been read (the server is stopped at that point)"
     because "a loop that calls recv() until EAGAIN serves one client only. Call recv() once, then turn to the next client"
