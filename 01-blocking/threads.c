@@ -1,14 +1,20 @@
-/* threads: an echo server with blocking calls and a thread for each client.
+/* threads: an echo server with blocking calls, and a thread for each client.
  *
- *     cc threads.c -o threads     (with -pthread where the libc is older than glibc 2.34)
- *     ./threads                   in other windows: ./client, as often as you like
+ *     cc threads.c -o threads     add -pthread if your glibc is older than 2.34
+ *     ./threads                   in another window: ./client, or nc 127.0.0.1 10000
  *
- * Watch for: how little changes. Each call still waits, but now it is one thread that waits, and
- * the others go on. What was the program's alone (the connection, the buffer) is now each thread's
- * own; and a line of the log must be kept from being torn by the lines of others.
+ * server.c serves one client at a time, because each of its calls blocks. Here they block, too, but
+ * each client has a thread of its own: while one thread waits in a call the others go on. Otherwise
+ * this is server.c, which explains the words and the calls, and `diff server.c threads.c` shows
+ * what is new: start_thread() and serve_client(). Start reading at serve(), just below these.
  *
- * Left out on purpose: all that begins when two threads need the same thing at the same time.
- * Clients of an echo server share nothing.
+ * Watch for: the variables that belonged to the whole program now belong to a thread, each of which
+ * has its own (_Thread_local): the connection, the buffer, and the text that escaped() returns. And
+ * pass a connection on only once: after pthread_create() it belongs to the new thread.
+ *
+ * Left out on purpose: everything that makes threads difficult. That begins when two threads need
+ * the same data at the same time, and the clients of an echo server share nothing. There is no
+ * limit on the number of threads either, except the system's.
  */
 #define _POSIX_C_SOURCE 200809L
 
@@ -25,60 +31,87 @@
 #include <unistd.h>
 
 enum {
-    BACKLOG = 4096,          /* clients that the kernel may connect for us ahead of accept() */
-    BUFFER_SIZE = 64 * 1024, /* bytes that one recv() may bring: the most we owe one client */
-    SHOWN_MAX = 48,          /* bytes of a message that a line of the log shows */
-    NAME_SIZE = 80,          /* room for "[address]:port" */
+    BACKLOG = 4096,          /* the most clients in the backlog */
+    BUFFER_SIZE = 64 * 1024, /* the most bytes that one recv() returns, and that we owe a client */
+    SHOWN_MAX = 48,          /* the most bytes of data that a line of the log shows */
+    NAME_SIZE = 80,          /* enough for "[address]:port" */
 };
 
+/* A connection with a client. The client gets back every byte that it sends, and the queue holds
+ * those that it has not got back yet. A connection is in one of two states:
+ *
+ *   reading   queue is NULL: we owe the client nothing, and read what it sends.
+ *   owing     queue holds what one recv() returned. send() may take only part of it, so queue_sent
+ *             counts how much it took. When it has taken everything we free the queue, and are
+ *             reading again.
+ *
+ * It ends when the client closes it, which recv() reports as end of file, or when a call fails.
+ *
+ * We never read from a client while we owe it something. So a queue never holds more than one
+ * recv() returned. If a client sends and sends but does not read its echo, its bytes stay in the
+ * kernel's buffers. When these are full its own send() must wait. This is called backpressure. */
 struct connection {
-    int fd;
-    char name[NAME_SIZE]; /* the client's address and port, for the log */
-    char *queue;          /* what it sent and has not got back, or NULL if we owe it nothing */
-    size_t queue_length;  /* bytes in the queue, */
-    size_t queue_sent;    /* of which so many have been sent */
+    int fd;               /* our socket, which accept() returned */
+    char name[NAME_SIZE]; /* the client's address, for the log */
+    char *queue;          /* the bytes that we owe, or NULL */
+    size_t queue_length;  /* how many there were at first */
+    size_t queue_sent;    /* how many of them send() has taken */
 };
 
 static _Thread_local struct connection *connection; /* the one that this thread serves, or NULL */
 
-static bool out_of_descriptors; /* and we have said so */
-static bool quiet;              /* -q: not a word about single clients */
+static const char *port, *host; /* where we listen, as text */
+static bool quiet;              /* -q: do not log individual clients */
 
-/* A line about a client. With -q its arguments are not even evaluated. */
+/* ---- Reporting ---------------------------------------------------------------------------- */
+
+/* Logs a line about a client, unless -q is given. Then the arguments are not even evaluated, which
+ * saves the time for escaped().
+ *
+ * We took a shortcut here, in all six stages: writing to stderr may block. If its terminal is
+ * stopped (Ctrl-S), or it is a pipe that no program reads, the whole server stands still.
+ *
+ * Any thread may log. Each call of fprintf() locks stderr, so that no other thread can write into
+ * the middle of a line. POSIX does not promise that two threads may call strerror(), but in glibc
+ * and musl it is safe: for each error that they know they return a constant text. */
 #define say(...) ((void)(quiet || fprintf(stderr, __VA_ARGS__)))
 
-/* Says what happened to data, and shows its first bytes. They are escaped, so that no client can
- * forge a line of our log, or drive the terminal that shows it. */
-static void say_data(const char *event, const char *data, size_t length, const char *preposition,
-                     const struct connection *c) {
-    if (quiet)
-        return;
-    flockfile(stderr); /* this line takes more than one call: no other thread in between */
-    fprintf(stderr, "%s \"", event);
+/* Returns a text that shows data, its first SHOWN_MAX bytes at most. What is not printable is
+ * escaped, so that no client can forge a line of the log, or send commands to the terminal that
+ * shows it. The next call in the same thread overwrites the text. */
+static const char *escaped(const char *data, size_t length) {
+    static _Thread_local char text[SHOWN_MAX * sizeof "\\x00" + sizeof "..."];
+    char *end = text;
+
     for (size_t i = 0; i < length && i < SHOWN_MAX; i++) {
         unsigned char byte = (unsigned char)data[i];
+
         if (byte == '\n')
-            fprintf(stderr, "\\n");
+            end += snprintf(end, sizeof "\\n", "\\n");
         else if (byte == '"' || byte == '\\')
-            fprintf(stderr, "\\%c", byte);
+            end += snprintf(end, sizeof "\\\"", "\\%c", byte);
+        else if (byte < ' ' || byte > '~')
+            end += snprintf(end, sizeof "\\x00", "\\x%02x", byte);
         else
-            fprintf(stderr, byte < ' ' || byte > '~' ? "\\x%02x" : "%c", byte);
+            *end++ = (char)byte;
     }
-    fprintf(stderr, "%s\" %s %s\n", length > SHOWN_MAX ? "..." : "", preposition, c->name);
-    funlockfile(stderr);
+    snprintf(end, sizeof "...", "%s", length > SHOWN_MAX ? "..." : "");
+    return text;
 }
 
 static void usage(const char *problem) {
     fprintf(stderr,
             "threads: %s\n"
             "usage: threads [-q] [PORT [HOST]]\n"
-            "-q: no word about single clients; PORT 10000, or 0 for a free one; HOST 127.0.0.1\n",
+            "-q: do not log individual clients; default PORT 10000 (0: any), HOST 127.0.0.1\n",
             problem);
     exit(2);
 }
 
-/* Ends the program: for start-up only. A client's error never comes here. */
-static void die(const char *call, const char *host, const char *port) {
+/* Ends the program because a call has failed and would fail again, however often we tried: when we
+ * cannot start, or when accept() says that it is used wrongly. A client's error never ends the
+ * program, and no shortage does once it has started. */
+static void die(const char *call) {
     const char *advice = "see its manual page";
 
     if (errno == EADDRINUSE)
@@ -91,65 +124,34 @@ static void die(const char *call, const char *host, const char *port) {
     exit(1);
 }
 
-/* Not an error: a signal came first. We ask again. */
+/* ---- Helpers ------------------------------------------------------------------------------ */
+
+/* Should we just make the failed call again? EINTR: a signal interrupted it. */
 static bool is_temporary(int error) {
     return error == EINTR;
 }
 
-/* Returns the descriptor of a socket that listens on port of host; without one there is no server,
- * and the program ends. */
-static int open_listener(const char *port, const char *host) {
-    const struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
-                                   .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV};
-    struct addrinfo *address;
-
-    if (getaddrinfo(host, port, &hints, &address) != 0)
-        usage("HOST is not a numeric address, such as 127.0.0.1 or ::1");
-    int listener = socket(address->ai_family, address->ai_socktype, address->ai_protocol);
-    if (listener == -1)
-        die("socket", host, port);
-
-    /* The connections of a server that ended a moment ago still hold the port, for a minute.
-     * Without this, which must come before bind(), a restart fails until they are gone. */
-    int on = 1;
-    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-
-    if (bind(listener, address->ai_addr, address->ai_addrlen) == -1)
-        die("bind", host, port);
-    if (listen(listener, BACKLOG) == -1)
-        die("listen", host, port);
-
-    /* For port 0 the kernel picked one: the socket knows which. */
-    char bound_port[8] = "?";
-    getsockname(listener, address->ai_addr, &address->ai_addrlen);
-    getnameinfo(address->ai_addr, address->ai_addrlen, NULL, 0, bound_port, sizeof bound_port,
-                NI_NUMERICSERV);
-    fprintf(stderr, "starting up on %s port %s\n", host, bound_port);
-    freeaddrinfo(address);
-    return listener;
-}
-
-/* Writes the address as 127.0.0.1:55821 or [::1]:55821. Always in numbers: to ask a name server
- * would keep everybody waiting. */
+/* Writes address as text, such as 127.0.0.1:55821 or, for IPv6, [::1]:55821, into name, which has
+ * NAME_SIZE bytes. Always in numbers, because to look up a host's name may take seconds.
+ *
+ * (There is a struct for each kind of address. sockaddr_storage has room for any of them, and the
+ * calls take a pointer to sockaddr, which stands for all of them: hence the casts.) */
 static void write_name(char *name, const struct sockaddr_storage *address, socklen_t length) {
-    char host[64] = "?", port[8] = "?";
+    char ip[64] = "?", number[8] = "?";
 
-    getnameinfo((const struct sockaddr *)address, length, host, sizeof host, port, sizeof port,
+    getnameinfo((const struct sockaddr *)address, length, ip, sizeof ip, number, sizeof number,
                 NI_NUMERICHOST | NI_NUMERICSERV);
-    snprintf(name, NAME_SIZE, strchr(host, ':') ? "[%s]:%s" : "%s:%s", host, port);
+    snprintf(name, NAME_SIZE, strchr(ip, ':') ? "[%s]:%s" : "%s:%s", ip, number);
 }
 
-/* What a connection waits for. We do not read from a client while we owe it something. So one that
- * does not take its echo cannot make us store more and more: its own sends come to a halt. */
+/* ---- A connection's life ------------------------------------------------------------------ */
+
+/* Is c reading? If not, it is owing. */
 static bool wants_read(const struct connection *c) {
     return c->queue == NULL;
 }
 
-static bool wants_write(const struct connection *c) {
-    return c->queue != NULL;
-}
-
-/* Closes and frees c, and says why: after which call, with which error (0: none). */
+/* Closes and frees c, and logs why: after what, and because of which error (0 if there is none). */
 static void close_connection(struct connection *c, const char *why, int error) {
     say("closing %s after %s%s%s\n", c->name, why, error ? ": " : "", error ? strerror(error) : "");
     close(c->fd);
@@ -158,58 +160,34 @@ static void close_connection(struct connection *c, const char *why, int error) {
     connection = NULL;
 }
 
-/* There is no descriptor or no memory for one more client: accept(2). It stays in the backlog, and
- * the listener stays ready; so we must look away for a while, or we would try and fail as fast as
- * the machine can. */
-static void pause_accepting(void) {
-    if (!out_of_descriptors)
-        fprintf(stderr,
-                "out of descriptors: accept: %s; "
-                "trying again when a client leaves, or in a second\n",
-                strerror(errno));
-    out_of_descriptors = true;
-    sleep(1);
-}
-
-/* Takes the next client from the listener's backlog and returns it, or NULL. */
-static struct connection *accept_connection(int listener) {
-    struct sockaddr_storage address;
-    socklen_t length = sizeof address;
-    int fd = accept(listener, (struct sockaddr *)&address, &length);
-
-    if (fd == -1) {
-        if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
-            pause_accepting();
-        else if (!is_temporary(errno))
-            say("accept: %s\n", strerror(errno)); /* a client that failed before we met it */
-        return NULL;
-    }
-    out_of_descriptors = false;
-
+/* Begins a connection with a new client; accept() has returned its fd and its address. */
+static void open_connection(int fd, const struct sockaddr_storage *address, socklen_t length) {
     struct connection *c = calloc(1, sizeof *c);
+
     if (c == NULL) {
         say("refusing a client: %s\n", strerror(errno));
         close(fd);
-        return NULL;
+        return;
     }
     c->fd = fd;
-    write_name(c->name, &address, length);
+    write_name(c->name, address, length);
 
-    /* Without this a small piece of echo waits until the client has acknowledged the one before,
-     * which may take 40 ms: TCP_NODELAY in tcp(7). If this fails, that is all that happens. */
+    /* Without this the kernel may hold back a small piece of echo until the kernel on the client's
+     * side has acknowledged the previous piece, 40 ms later (TCP_NODELAY in tcp(7)). If it fails
+     * we are only slower, so the result is not checked. */
     int on = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
 
+    connection = c;
     say("new connection from %s\n", c->name);
-    return c;
 }
 
-/* Sends as much of c's queue as the kernel takes, which may be less than all. May close c. */
-static void send_to(struct connection *c) {
+/* Sends what is left of c's queue, or the part of it that send() takes. May close and free c. */
+static void send_queue(struct connection *c) {
     const char *rest = c->queue + c->queue_sent;
 
-    /* If the client is gone we want an error, EPIPE, not the signal SIGPIPE, which would end us
-     * without a word. */
+    /* If the connection is broken we want an error, EPIPE. Without MSG_NOSIGNAL we would also get
+     * the signal SIGPIPE, which kills the program without a message. */
     ssize_t sent = send(c->fd, rest, c->queue_length - c->queue_sent, MSG_NOSIGNAL);
 
     if (sent == -1 && !is_temporary(errno)) {
@@ -217,7 +195,7 @@ static void send_to(struct connection *c) {
         return;
     }
     if (sent > 0) {
-        say_data("sending", rest, (size_t)sent, "to", c);
+        say("sending \"%s\" to %s\n", escaped(rest, (size_t)sent), c->name);
         c->queue_sent += (size_t)sent;
     }
     if (c->queue_sent == c->queue_length) {
@@ -226,9 +204,9 @@ static void send_to(struct connection *c) {
     }
 }
 
-/* Fills the queue of c, which is empty, with what the client has sent. May close c. */
-static void receive_from(struct connection *c) {
-    static _Thread_local char buffer[BUFFER_SIZE]; /* nothing stays in it between two calls */
+/* Fills the queue of c, which is NULL, with what the client has sent. May close and free c. */
+static void fill_queue(struct connection *c) {
+    static _Thread_local char buffer[BUFFER_SIZE]; /* nothing stays in it */
     ssize_t received = recv(c->fd, buffer, sizeof buffer, 0);
 
     if (received == -1) {
@@ -236,11 +214,11 @@ static void receive_from(struct connection *c) {
             close_connection(c, "recv", errno);
         return;
     }
-    if (received == 0) { /* end of file; and nothing is owed, or we would not have read */
+    if (received == 0) { /* end of file: the client has closed, and we owe it nothing */
         close_connection(c, "reading no data", 0);
         return;
     }
-    say_data("received", buffer, (size_t)received, "from", c);
+    say("received \"%s\" from %s\n", escaped(buffer, (size_t)received), c->name);
     c->queue = malloc((size_t)received);
     if (c->queue == NULL) {
         close_connection(c, "malloc", errno);
@@ -251,54 +229,148 @@ static void receive_from(struct connection *c) {
     c->queue_sent = 0;
 }
 
-/* The life of one thread: it serves one client, for as long as that stays. */
+/* ---- Accepting clients -------------------------------------------------------------------- */
+
+static bool out_of_descriptors; /* accept() ran out of them, and we have logged it */
+
+/* accept() has no free descriptor, or no memory, for one more client. The client stays in the
+ * backlog, so accept() would fail again at once. Without a pause we would spin: keep a core busy
+ * with calls that fail. (Linux reserves the descriptor before it looks into the backlog, so this
+ * may happen though no client is waiting.) */
+static void pause_accepting(void) {
+    if (!out_of_descriptors) /* log once per shortage, not at every retry */
+        fprintf(stderr,
+                "out of descriptors: accept: %s; "
+                "trying again in a second\n",
+                strerror(errno));
+    out_of_descriptors = true;
+    sleep(1);
+}
+
+/* Accepts the next client in the backlog. Returns false if accept() failed: accept(2) lists the
+ * errors, and there are three kinds of them. */
+static bool accept_connection(int listener) {
+    struct sockaddr_storage address;
+    socklen_t length = sizeof address;
+    int fd = accept(listener, (struct sockaddr *)&address, &length);
+
+    if (fd != -1) {
+        out_of_descriptors = false;
+        open_connection(fd, &address, length);
+        return true;
+    }
+    if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
+        pause_accepting(); /* a shortage: it will pass */
+    else if (errno == EBADF || errno == EINVAL || errno == ENOTSOCK || errno == EFAULT)
+        die("accept"); /* a mistake of ours: it will not pass */
+    else if (!is_temporary(errno))
+        say("accept: %s\n", strerror(errno)); /* a client's error: it left too early */
+    return false;
+}
+
+/* ---- The loop ----------------------------------------------------------------------------- */
+
+/* The life of a thread: it serves one client, until this client has left. */
 static void *serve_client(void *argument) {
     connection = argument;
     while (connection != NULL) {
         if (wants_read(connection))
-            receive_from(connection);
-        else if (wants_write(connection))
-            send_to(connection);
+            fill_queue(connection);
+        else
+            send_queue(connection);
     }
     return NULL;
 }
 
+/* Starts a thread that serves our connection, or closes it if the system cannot give us one more
+ * thread. EAGAIN does not say what is missing: it may be memory for the stack of the thread, or a
+ * limit on threads (pthread_create(3), ulimit -u, a cgroup). */
+static void start_thread(void) {
+    static bool out_of_threads; /* we have logged it */
+    pthread_t thread;
+    int error = pthread_create(&thread, NULL, serve_client, connection);
+
+    if (error != 0) {
+        if (!out_of_threads) /* log once per shortage, not for every client */
+            fprintf(stderr,
+                    "out of threads: pthread_create: %s; "
+                    "refusing clients until one leaves\n",
+                    strerror(error));
+        out_of_threads = true;
+        close_connection(connection, "pthread_create", error);
+        return;
+    }
+    out_of_threads = false;
+    pthread_detach(thread); /* its stack is freed when it ends: we do not wait for that */
+    connection = NULL;      /* it belongs to the thread now, which may have freed it already */
+}
+
+/* Runs until a signal kills the program, or until die(). */
 static void serve(int listener) {
-    pthread_attr_t detached; /* nobody waits for a thread's end, so its memory goes with it */
-
-    pthread_attr_init(&detached);
-    pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
     for (;;) {
-        struct connection *c = accept_connection(listener);
-        pthread_t thread;
-
-        if (c == NULL)
+        if (!accept_connection(listener))
             continue;
-        int error = pthread_create(&thread, &detached, serve_client, c);
-        if (error != 0) {
-            fprintf(stderr, "no thread for %s: raise ulimit -u, or have fewer clients\n", c->name);
-            close_connection(c, "pthread_create", error);
-        }
+        if (connection != NULL)
+            start_thread();
     }
 }
 
+/* ---- Starting up -------------------------------------------------------------------------- */
+
+/* Returns the descriptor of a new listener on host and port, or ends the program. */
+static int open_listener(void) {
+    const struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
+                                   .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV};
+    struct addrinfo *address; /* what host and port mean to socket() and bind() */
+
+    if (getaddrinfo(host, port, &hints, &address) != 0)
+        usage("HOST is not a numeric address, such as 127.0.0.1 or ::1");
+    int listener = socket(address->ai_family, address->ai_socktype, address->ai_protocol);
+    if (listener == -1)
+        die("socket");
+
+    /* When a server ends the kernel keeps its connections for another minute, and with them the
+     * port: bind() would fail. SO_REUSEADDR in socket(7) allows it all the same. */
+    int on = 1;
+    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+
+    if (bind(listener, address->ai_addr, address->ai_addrlen) == -1)
+        die("bind");
+    if (listen(listener, BACKLOG) == -1) /* the system may cap BACKLOG: listen(2) */
+        die("listen");
+
+    /* For port 0 the kernel has picked a free one: ask the socket which. */
+    char bound_port[8] = "?";
+    getsockname(listener, address->ai_addr, &address->ai_addrlen);
+    getnameinfo(address->ai_addr, address->ai_addrlen, NULL, 0, bound_port, sizeof bound_port,
+                NI_NUMERICSERV);
+    fprintf(stderr, "starting up on %s port %s\n", host, bound_port);
+    freeaddrinfo(address);
+    return listener;
+}
+
 int main(int argc, char *argv[]) {
+    static char log_buffer[BUFSIZ];
     int option;
 
-    opterr = 0;
+    opterr = 0; /* usage() says what is wrong, not getopt() */
     while ((option = getopt(argc, argv, "q")) != -1) {
-        if (option != 'q')
-            usage("there is no such option");
-        quiet = true;
+        if (option == 'q')
+            quiet = true;
+        else
+            usage("unknown or incomplete option");
     }
-    const char *port = optind < argc ? argv[optind] : "10000";
-    const char *host = optind + 1 < argc ? argv[optind + 1] : "127.0.0.1";
+    port = optind < argc ? argv[optind] : "10000";
+    host = optind + 1 < argc ? argv[optind + 1] : "127.0.0.1";
     if (optind + 2 < argc)
         usage("there are too many arguments");
-    if (strspn(port, "0123456789") != strlen(port) || *port == '\0' || atol(port) > 65535)
+    char *end;
+    long number = strtol(port, &end, 10);
+    if (end == port || *end != '\0' || number < 0 || number > 65535)
         usage("PORT is not a number from 0 to 65535");
 
-    setvbuf(stderr, NULL, _IOLBF, BUFSIZ); /* a line of the log goes out whole */
-    int listener = open_listener(port, host);
+    /* stderr has no buffer of its own, so a line of the log would go out in pieces. */
+    setvbuf(stderr, log_buffer, _IOLBF, sizeof log_buffer);
+    int listener = open_listener();
     serve(listener);
 }

@@ -586,19 +586,32 @@ threads_are() {
 
 # bats test_tags=only-01,companion
 @test "01.42 When there is no thread for a client, that client alone is refused" {
+    local option
+
     build_program 01-blocking/threads -pthread
     # This limits the address space, so that there is room for the stacks of a few threads only.
     printf '#!/bin/sh\nulimit -v 150000 && exec %s "$@"\n' "$REPLY" >"$BATS_TEST_TMPDIR/narrow"
     chmod +x "$BATS_TEST_TMPDIR/narrow"
-    start_server --program "$BATS_TEST_TMPDIR/narrow"
-    because "pthread_create() returns EAGAIN when it cannot make a thread. Close that client's socket and go on accepting"
-    expected "the last of sixty clients to be refused, and a log line that says which limit to raise"
-    tell @c1..60 connect @c60 gone
-    wait_for_log "no thread for "
-    expected "the first client to be served, and a new one after all of them have left"
-    tell @c1 exchange 100 @c1..60 close
-    wait_until "the server to have one thread" threads_are 1
-    peer connect exchange 100 shutdown eof
+    for option in '' -q; do
+        start_server --program "$BATS_TEST_TMPDIR/narrow" $option 0
+        because "pthread_create() returns EAGAIN when it cannot make a thread. Close that client's socket and go on accepting"
+        expected "the last of sixty clients to be refused, and a log line about the shortage, also with -q"
+        tell @c1..60 connect @c60 gone
+        wait_for_log "out of threads: pthread_create: "
+        expected "the first client to be served, and a new one after all of them have left"
+        tell @c1 exchange 100 @c1..60 close
+        wait_until "the server to have one thread" threads_are 1
+        peer connect exchange 100 shutdown eof
+        expected "one log line per shortage, not one per client"
+        because "a shortage of threads concerns the server, so -q does not hide it. Log it once, until a thread can be started"
+        ! log_has "out of threads: " 2 || fail_with "the line appears more than once"
+        tell_no_more
+        stop_server
+    done
+    expected "the log of a server with -q to have two lines: where it starts up, and the shortage"
+    because "-q hides each line about a client"
+    mapfile -t lines <"$server_log"
+    ((${#lines[@]} == 2)) || fail_with "${#lines[@]} lines in the log"
 }
 
 # ---- Errors of the server's own, and shortages -----------------------------------------------
