@@ -493,6 +493,9 @@ join() {
     expected "ESC to be escaped, and also CSI (ESC [ in one character: c2 9b in UTF-8, 9b in Latin-1)"
     tell @c1 send '\x1b[2J \xc2\x9b2J \x9b2J\n'
     tell @c2 expect "${address[1]}: \\\\x1b[2J \\\\xc2\\\\x9b2J \\\\x9b2J\n"
+    expected "characters that are invisible or reverse the direction of writing to be escaped, too"
+    tell @c1 send '\xe2\x80\xae127.0.0.1 \xe2\x80\x8b \xe2\x81\xa6 \xef\xbb\xbf\n'
+    tell @c2 expect "${address[1]}: \\\\xe2\\\\x80\\\\xae127.0.0.1 \\\\xe2\\\\x80\\\\x8b \\\\xe2\\\\x81\\\\xa6 \\\\xef\\\\xbb\\\\xbf\n"
     expected "letters of all languages to be passed on unchanged, in UTF-8"
     tell @c1 send '\xe5\x8c\x97\xe4\xba\xac \xc3\xa9\n'
     tell @c2 expect "${address[1]}: \xe5\x8c\x97\xe4\xba\xac \xc3\xa9\n"
