@@ -40,25 +40,27 @@ enum {
 static const char GREETING[] = "Beijing welcomes you\n";
 static const char GOOD[] = " good"; /* what we add to each message */
 
-/* A connection with a client. The client gets a greeting, and then an answer to each message. The
- * queue holds what the client has not got yet. A connection is in one of two states:
+/* A connection with a client, which gets a greeting, and then an answer to each message. It is in
+ * one of two states:
  *
- *   reading   queue is NULL: we owe the client nothing, and read what it sends.
- *   owing     queue holds the greeting, or the answers to what one recv() returned. send() may take
+ *   reading   queue is NULL: we owe the client nothing, and wait for what it sends.
+ *   owing     queue holds the greeting, or the answers to what one recv() brought. send() may take
  *             only part of it, so queue_sent counts how much it took. When it has taken everything
  *             we free the queue, and are reading again.
  *
- * It ends when the client closes it, which recv() reports as end of file, or when a call fails. It
- * also ends after a q: then we are leaving, and close it instead of reading again.
+ * It ends when the client closes it, which recv() reports by returning 0, or when a call fails. It
+ * also ends when the client has said q and got the answers before it: then leaving is set.
  *
- * We never read from a client while we owe it something. So a queue never holds more answers than
- * one recv() called for. If a client sends and sends but does not read, its bytes stay in the
- * kernel's buffers. When these are full its own send() must wait. This is called backpressure. */
+ * We never read from a client while we owe it something, so a queue holds at most the answers to
+ * what one recv() brought. If a client sends and sends, but does not read our answers, the kernel's
+ * buffers on the way to it fill up, and we stay owing. Because we do not read meanwhile, the
+ * buffers on the way from it fill up as well, and then its own send() must wait. This is called
+ * backpressure. */
 struct connection {
     int fd;               /* our socket, which accept() returned */
     char name[NAME_SIZE]; /* the client's address, for the log */
-    char *queue;          /* the bytes that we owe, or NULL */
-    size_t queue_length;  /* how many there were at first */
+    char *queue;          /* the bytes to send back, or NULL */
+    size_t queue_length;  /* how many bytes it holds */
     size_t queue_sent;    /* how many of them send() has taken */
     bool leaving;         /* the client has said q: close it when the queue is sent */
 };
@@ -70,18 +72,19 @@ static bool quiet;              /* -q: do not log individual clients */
 
 /* ---- Reporting ---------------------------------------------------------------------------- */
 
-/* Logs a line about a client, unless -q is given. Then the arguments are not even evaluated, which
- * saves the time for escaped().
+/* Logs a line, unless -q is given. With -q the arguments are not even evaluated, which saves the
+ * time for escaped().
  *
- * We took a shortcut here, in all six stages: writing to stderr may block. If its terminal is
- * stopped (Ctrl-S), or it is a pipe that no program reads, the whole server stands still. */
+ * We took a shortcut here, in all six stages: writing to stderr may block. While its terminal is
+ * stopped (Ctrl-S), or the program at the other end of a pipe does not read, the whole server
+ * stands still. */
 #define say(...) ((void)(quiet || fprintf(stderr, __VA_ARGS__)))
 
 /* Returns a text that shows data, its first SHOWN_MAX bytes at most. What is not printable is
  * escaped, so that no client can forge a line of the log, or send commands to the terminal that
  * shows it. The next call overwrites the text. */
 static const char *escaped(const char *data, size_t length) {
-    static char text[SHOWN_MAX * sizeof "\\x00" + sizeof "..."];
+    static char text[SHOWN_MAX * sizeof "\\x00" + sizeof "..."]; /* room for the worst case */
     char *end = text;
 
     for (size_t i = 0; i < length && i < SHOWN_MAX; i++) {
@@ -109,9 +112,9 @@ static void usage(const char *problem) {
     exit(2);
 }
 
-/* Ends the program because a call has failed and would fail again, however often we tried: when we
- * cannot start, or when accept() says that it is used wrongly. A client's error never ends the
- * program, and no shortage does once it has started. */
+/* Ends the program because of an error that is not a client's and will not pass: we cannot start,
+ * or have used a call wrongly. No client's error ends the program, and once it has started no
+ * shortage of descriptors does. */
 static void die(const char *call) {
     const char *advice = "see its manual page";
 
@@ -127,7 +130,8 @@ static void die(const char *call) {
 
 /* ---- Helpers ------------------------------------------------------------------------------ */
 
-/* Should we just make the failed call again? EINTR: a signal interrupted it. */
+/* Should we just make the failed call again? EINTR: it was interrupted, by a signal that does not
+ * kill us. */
 static bool is_temporary(int error) {
     return error == EINTR;
 }
@@ -152,7 +156,8 @@ static bool wants_read(const struct connection *c) {
     return c->queue == NULL;
 }
 
-/* Closes and frees c, and logs why: after what, and because of which error (0 if there is none). */
+/* Closes and frees c. The log says why: after what, and with which error, or 0 if there was none.
+ * */
 static void close_connection(struct connection *c, const char *why, int error) {
     say("closing %s after %s%s%s\n", c->name, why, error ? ": " : "", error ? strerror(error) : "");
     close(c->fd);
@@ -173,9 +178,9 @@ static void open_connection(int fd, const struct sockaddr_storage *address, sock
     c->fd = fd;
     write_name(c->name, address, length);
 
-    /* Without this the kernel may hold back a small piece of echo until the kernel on the client's
-     * side has acknowledged the previous piece, 40 ms later (TCP_NODELAY in tcp(7)). If it fails
-     * we are only slower, so the result is not checked. */
+    /* Without this the kernel may hold back a small piece of echo until the client's kernel has
+     * acknowledged the piece before (Nagle's algorithm), which may take that kernel 40 ms (delayed
+     * ACK): TCP_NODELAY in tcp(7). If it fails we are only slower, so we ignore the result. */
     int on = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
 
@@ -274,12 +279,12 @@ static void fill_queue(struct connection *c) {
 
 /* ---- Accepting clients -------------------------------------------------------------------- */
 
-static bool out_of_descriptors; /* accept() ran out of them, and we have logged it */
+static bool out_of_descriptors; /* or of memory: accept() said so, and we have logged it */
 
 /* accept() has no free descriptor, or no memory, for one more client. The client stays in the
  * backlog, so accept() would fail again at once. Without a pause we would spin: keep a core busy
  * with calls that fail. (Linux reserves the descriptor before it looks into the backlog, so this
- * may happen though no client is waiting.) */
+ * happens even when no client is waiting.) */
 static void pause_accepting(void) {
     if (!out_of_descriptors) /* log once per shortage, not at every retry */
         fprintf(stderr,
@@ -290,8 +295,8 @@ static void pause_accepting(void) {
     sleep(1);
 }
 
-/* Accepts the next client in the backlog. Returns false if accept() failed: accept(2) lists the
- * errors, and there are three kinds of them. */
+/* Accepts the next client in the backlog. Returns false if accept() failed. Besides the temporary
+ * errors there are three kinds: a shortage, a mistake of ours, and a client that left too early. */
 static bool accept_connection(int listener) {
     struct sockaddr_storage address;
     socklen_t length = sizeof address;
@@ -303,11 +308,11 @@ static bool accept_connection(int listener) {
         return true;
     }
     if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
-        pause_accepting(); /* a shortage: it will pass */
+        pause_accepting(); /* a shortage, which will pass */
     else if (errno == EBADF || errno == EINVAL || errno == ENOTSOCK || errno == EFAULT)
-        die("accept"); /* a mistake of ours: it will not pass */
+        die("accept"); /* a mistake of ours, which will not pass */
     else if (!is_temporary(errno))
-        say("accept: %s\n", strerror(errno)); /* a client's error: it left too early */
+        say("accept: %s\n", strerror(errno)); /* a client that left too early */
     return false;
 }
 
@@ -333,16 +338,17 @@ static void serve(int listener) {
 static int open_listener(void) {
     const struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
                                    .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV};
-    struct addrinfo *address; /* what host and port mean to socket() and bind() */
+    struct addrinfo *address; /* host and port in the form that socket() and bind() want */
 
+    /* SOCK_STREAM means TCP; the AI_ flags mean that both texts are numbers. */
     if (getaddrinfo(host, port, &hints, &address) != 0)
         usage("HOST is not a numeric address, such as 127.0.0.1 or ::1");
     int listener = socket(address->ai_family, address->ai_socktype, address->ai_protocol);
     if (listener == -1)
         die("socket");
 
-    /* When a server ends the kernel keeps its connections for another minute, and with them the
-     * port: bind() would fail. SO_REUSEADDR in socket(7) allows it all the same. */
+    /* When a server ends, the kernel keeps its connections for another minute, and bind() to their
+     * port would fail. With SO_REUSEADDR it fails only if another program listens: socket(7). */
     int on = 1;
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
 

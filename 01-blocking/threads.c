@@ -37,24 +37,24 @@ enum {
     NAME_SIZE = 80,          /* enough for "[address]:port" */
 };
 
-/* A connection with a client. The client gets back every byte that it sends, and the queue holds
- * those that it has not got back yet. A connection is in one of two states:
+/* A connection with a client, which gets back every byte that it sends. It is in one of two states:
  *
- *   reading   queue is NULL: we owe the client nothing, and read what it sends.
- *   owing     queue holds what one recv() returned. send() may take only part of it, so queue_sent
+ *   reading   queue is NULL: we owe the client nothing, and wait for what it sends.
+ *   owing     queue holds what one recv() brought. send() may take only part of it, so queue_sent
  *             counts how much it took. When it has taken everything we free the queue, and are
  *             reading again.
  *
- * It ends when the client closes it, which recv() reports as end of file, or when a call fails.
+ * It ends when the client closes it, which recv() reports by returning 0, or when a call fails.
  *
- * We never read from a client while we owe it something. So a queue never holds more than one
- * recv() returned. If a client sends and sends but does not read its echo, its bytes stay in the
- * kernel's buffers. When these are full its own send() must wait. This is called backpressure. */
+ * We never read from a client while we owe it something, so a queue holds at most what one recv()
+ * brought. If a client sends and sends, but does not read its echo, the kernel's buffers on the way
+ * to it fill up, and we stay owing. Because we do not read meanwhile, the buffers on the way from
+ * it fill up as well, and then its own send() must wait. This is called backpressure. */
 struct connection {
     int fd;               /* our socket, which accept() returned */
     char name[NAME_SIZE]; /* the client's address, for the log */
-    char *queue;          /* the bytes that we owe, or NULL */
-    size_t queue_length;  /* how many there were at first */
+    char *queue;          /* the bytes to send back, or NULL */
+    size_t queue_length;  /* how many bytes it holds */
     size_t queue_sent;    /* how many of them send() has taken */
 };
 
@@ -65,11 +65,12 @@ static bool quiet;              /* -q: do not log individual clients */
 
 /* ---- Reporting ---------------------------------------------------------------------------- */
 
-/* Logs a line about a client, unless -q is given. Then the arguments are not even evaluated, which
- * saves the time for escaped().
+/* Logs a line, unless -q is given. With -q the arguments are not even evaluated, which saves the
+ * time for escaped().
  *
- * We took a shortcut here, in all six stages: writing to stderr may block. If its terminal is
- * stopped (Ctrl-S), or it is a pipe that no program reads, the whole server stands still.
+ * We took a shortcut here, in all six stages: writing to stderr may block. While its terminal is
+ * stopped (Ctrl-S), or the program at the other end of a pipe does not read, the whole server
+ * stands still.
  *
  * Any thread may log. Each call of fprintf() locks stderr, so that no other thread can write into
  * the middle of a line. POSIX does not promise that two threads may call strerror(), but in glibc
@@ -80,7 +81,7 @@ static bool quiet;              /* -q: do not log individual clients */
  * escaped, so that no client can forge a line of the log, or send commands to the terminal that
  * shows it. The next call in the same thread overwrites the text. */
 static const char *escaped(const char *data, size_t length) {
-    static _Thread_local char text[SHOWN_MAX * sizeof "\\x00" + sizeof "..."];
+    static _Thread_local char text[SHOWN_MAX * sizeof "\\x00" + sizeof "..."]; /* the worst case */
     char *end = text;
 
     for (size_t i = 0; i < length && i < SHOWN_MAX; i++) {
@@ -108,9 +109,9 @@ static void usage(const char *problem) {
     exit(2);
 }
 
-/* Ends the program because a call has failed and would fail again, however often we tried: when we
- * cannot start, or when accept() says that it is used wrongly. A client's error never ends the
- * program, and no shortage does once it has started. */
+/* Ends the program because of an error that is not a client's and will not pass: we cannot start,
+ * or have used a call wrongly. No client's error ends the program, and once it has started no
+ * shortage of descriptors does. */
 static void die(const char *call) {
     const char *advice = "see its manual page";
 
@@ -126,7 +127,8 @@ static void die(const char *call) {
 
 /* ---- Helpers ------------------------------------------------------------------------------ */
 
-/* Should we just make the failed call again? EINTR: a signal interrupted it. */
+/* Should we just make the failed call again? EINTR: it was interrupted, by a signal that does not
+ * kill us. */
 static bool is_temporary(int error) {
     return error == EINTR;
 }
@@ -151,7 +153,8 @@ static bool wants_read(const struct connection *c) {
     return c->queue == NULL;
 }
 
-/* Closes and frees c, and logs why: after what, and because of which error (0 if there is none). */
+/* Closes and frees c. The log says why: after what, and with which error, or 0 if there was none.
+ * */
 static void close_connection(struct connection *c, const char *why, int error) {
     say("closing %s after %s%s%s\n", c->name, why, error ? ": " : "", error ? strerror(error) : "");
     close(c->fd);
@@ -172,9 +175,9 @@ static void open_connection(int fd, const struct sockaddr_storage *address, sock
     c->fd = fd;
     write_name(c->name, address, length);
 
-    /* Without this the kernel may hold back a small piece of echo until the kernel on the client's
-     * side has acknowledged the previous piece, 40 ms later (TCP_NODELAY in tcp(7)). If it fails
-     * we are only slower, so the result is not checked. */
+    /* Without this the kernel may hold back a small piece of echo until the client's kernel has
+     * acknowledged the piece before (Nagle's algorithm), which may take that kernel 40 ms (delayed
+     * ACK): TCP_NODELAY in tcp(7). If it fails we are only slower, so we ignore the result. */
     int on = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
 
@@ -231,12 +234,12 @@ static void fill_queue(struct connection *c) {
 
 /* ---- Accepting clients -------------------------------------------------------------------- */
 
-static bool out_of_descriptors; /* accept() ran out of them, and we have logged it */
+static bool out_of_descriptors; /* or of memory: accept() said so, and we have logged it */
 
 /* accept() has no free descriptor, or no memory, for one more client. The client stays in the
  * backlog, so accept() would fail again at once. Without a pause we would spin: keep a core busy
  * with calls that fail. (Linux reserves the descriptor before it looks into the backlog, so this
- * may happen though no client is waiting.) */
+ * happens even when no client is waiting.) */
 static void pause_accepting(void) {
     if (!out_of_descriptors) /* log once per shortage, not at every retry */
         fprintf(stderr,
@@ -247,8 +250,8 @@ static void pause_accepting(void) {
     sleep(1);
 }
 
-/* Accepts the next client in the backlog. Returns false if accept() failed: accept(2) lists the
- * errors, and there are three kinds of them. */
+/* Accepts the next client in the backlog. Returns false if accept() failed. Besides the temporary
+ * errors there are three kinds: a shortage, a mistake of ours, and a client that left too early. */
 static bool accept_connection(int listener) {
     struct sockaddr_storage address;
     socklen_t length = sizeof address;
@@ -260,11 +263,11 @@ static bool accept_connection(int listener) {
         return true;
     }
     if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
-        pause_accepting(); /* a shortage: it will pass */
+        pause_accepting(); /* a shortage, which will pass */
     else if (errno == EBADF || errno == EINVAL || errno == ENOTSOCK || errno == EFAULT)
-        die("accept"); /* a mistake of ours: it will not pass */
+        die("accept"); /* a mistake of ours, which will not pass */
     else if (!is_temporary(errno))
-        say("accept: %s\n", strerror(errno)); /* a client's error: it left too early */
+        say("accept: %s\n", strerror(errno)); /* a client that left too early */
     return false;
 }
 
@@ -301,7 +304,7 @@ static void start_thread(void) {
         return;
     }
     out_of_threads = false;
-    pthread_detach(thread); /* its stack is freed when it ends: we do not wait for that */
+    pthread_detach(thread); /* so its stack is freed when it ends, without a join */
     connection = NULL;      /* it belongs to the thread now, which may have freed it already */
 }
 
@@ -321,16 +324,17 @@ static void serve(int listener) {
 static int open_listener(void) {
     const struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
                                    .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV};
-    struct addrinfo *address; /* what host and port mean to socket() and bind() */
+    struct addrinfo *address; /* host and port in the form that socket() and bind() want */
 
+    /* SOCK_STREAM means TCP; the AI_ flags mean that both texts are numbers. */
     if (getaddrinfo(host, port, &hints, &address) != 0)
         usage("HOST is not a numeric address, such as 127.0.0.1 or ::1");
     int listener = socket(address->ai_family, address->ai_socktype, address->ai_protocol);
     if (listener == -1)
         die("socket");
 
-    /* When a server ends the kernel keeps its connections for another minute, and with them the
-     * port: bind() would fail. SO_REUSEADDR in socket(7) allows it all the same. */
+    /* When a server ends, the kernel keeps its connections for another minute, and bind() to their
+     * port would fail. With SO_REUSEADDR it fails only if another program listens: socket(7). */
     int on = 1;
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
 

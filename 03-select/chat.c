@@ -87,10 +87,11 @@ static bool quiet;              /* -q: do not log individual clients */
 
 /* ---- Reporting ---------------------------------------------------------------------------- */
 
-/* Logs a line about a client, unless -q is given. Then the arguments are not even evaluated.
+/* Logs a line, unless -q is given. With -q the arguments are not even evaluated.
  *
- * We took a shortcut here, in all six stages: writing to stderr may block. If its terminal is
- * stopped (Ctrl-S), or it is a pipe that no program reads, the whole server stands still. */
+ * We took a shortcut here, in all six stages: writing to stderr may block. While its terminal is
+ * stopped (Ctrl-S), or the program at the other end of a pipe does not read, the whole server
+ * stands still. */
 #define say(...) ((void)(quiet || fprintf(stderr, __VA_ARGS__)))
 
 static void usage(const char *problem) {
@@ -102,9 +103,9 @@ static void usage(const char *problem) {
     exit(2);
 }
 
-/* Ends the program because a call has failed and would fail again, however often we tried: when we
- * cannot start, or when accept() says that it is used wrongly. A client's error never ends the
- * program, and no shortage does once it has started. */
+/* Ends the program because of an error that is not a client's and will not pass: we cannot start,
+ * or have used a call wrongly. No client's error ends the program, and once it has started no
+ * shortage of descriptors does. */
 static void die(const char *call) {
     const char *advice = "see its manual page";
 
@@ -120,8 +121,8 @@ static void die(const char *call) {
 
 /* ---- Helpers ------------------------------------------------------------------------------ */
 
-/* Should we just make the failed call again, later? EAGAIN: it would have blocked. (POSIX allows
- * EWOULDBLOCK instead, with another number than EAGAIN.) EINTR: a signal interrupted it. */
+/* Should we just make the failed call again, later? EAGAIN or EWOULDBLOCK: it would have blocked.
+ * (They are the same on Linux.) EINTR: it was interrupted, by a signal that does not kill us. */
 static bool is_temporary(int error) {
     return error == EAGAIN || error == EWOULDBLOCK || error == EINTR;
 }
@@ -155,7 +156,7 @@ static void write_name(char *name, const struct sockaddr_storage *address, sockl
 
 /* ---- A connection's life ------------------------------------------------------------------ */
 
-/* Marks c, and logs why: after what, and because of which error (0 if there is none). The caller
+/* Marks c. The log says why: after what, and with which error, or 0 if there was none. The caller
  * may be walking along the list of connections, so only close_marked() takes c out of it. */
 static void mark_for_closing(struct connection *c, const char *why, int error) {
     say("closing %s after %s%s%s\n", c->name, why, error ? ": " : "", error ? strerror(error) : "");
@@ -246,7 +247,7 @@ static void pass_on_line(struct connection *c) {
     tell_all(c, text);
 }
 
-/* Closes and frees the connections that are marked, and tells the others who has left. */
+/* Closes and frees the connections that are marked, and tells the other guests. */
 static void close_marked(void) {
     struct connection **link = &connections, *c; /* link is the pointer that points to c */
 
@@ -293,9 +294,9 @@ static void open_connection(int fd, const struct sockaddr_storage *address, sock
         return;
     }
 
-    /* Without this the kernel may hold back a line until the kernel on the client's side has
-     * acknowledged the previous one, 40 ms later (TCP_NODELAY in tcp(7)). If it fails we are only
-     * slower, so the result is not checked. */
+    /* Without this the kernel may hold back a line until the client's kernel has acknowledged the
+     * line before (Nagle's algorithm), which may take that kernel 40 ms (delayed ACK): TCP_NODELAY
+     * in tcp(7). If it fails we are only slower, so we ignore the result. */
     int on = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
 
@@ -329,7 +330,7 @@ static void receive_lines(struct connection *c) {
 
 /* ---- Accepting clients -------------------------------------------------------------------- */
 
-static bool out_of_descriptors; /* accept() ran out of them, and we have logged it */
+static bool out_of_descriptors; /* or of memory: accept() said so, and we have logged it */
 
 static bool may_accept(void) {
     return seconds() >= accept_again_at;
@@ -338,7 +339,7 @@ static bool may_accept(void) {
 /* accept() has no free descriptor, or no memory, for one more client. The client stays in the
  * backlog, so accept() would fail again at once. Without a pause we would spin: keep a core busy
  * with calls that fail. (Linux reserves the descriptor before it looks into the backlog, so this
- * may happen though no client is waiting.) */
+ * happens even when no client is waiting.) */
 static void pause_accepting(void) {
     if (!out_of_descriptors) /* log once per shortage, not at every retry */
         fprintf(stderr,
@@ -349,8 +350,8 @@ static void pause_accepting(void) {
     accept_again_at = seconds() + 1;
 }
 
-/* Accepts the next client in the backlog. Returns false if accept() failed: accept(2) lists the
- * errors, and there are three kinds of them. */
+/* Accepts the next client in the backlog. Returns false if accept() failed. Besides the temporary
+ * errors there are three kinds: a shortage, a mistake of ours, and a client that left too early. */
 static bool accept_connection(int listener) {
     struct sockaddr_storage address;
     socklen_t length = sizeof address;
@@ -361,13 +362,13 @@ static bool accept_connection(int listener) {
         return true;
     }
     if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
-        pause_accepting(); /* a shortage: it will pass */
+        pause_accepting(); /* a shortage, which will pass */
     else if (errno == EBADF || errno == EINVAL || errno == ENOTSOCK || errno == EFAULT)
-        die("accept"); /* a mistake of ours: it will not pass */
+        die("accept"); /* a mistake of ours, which will not pass */
     else if (is_temporary(errno))
         out_of_descriptors = false; /* no client is waiting, and a descriptor was free */
     else
-        say("accept: %s\n", strerror(errno)); /* a client's error: it left too early */
+        say("accept: %s\n", strerror(errno)); /* a client that left too early */
     return false;
 }
 
@@ -483,8 +484,9 @@ static void say_goodbye(void) {
 static int open_listener(void) {
     const struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
                                    .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV};
-    struct addrinfo *address; /* what host and port mean to socket() and bind() */
+    struct addrinfo *address; /* host and port in the form that socket() and bind() want */
 
+    /* SOCK_STREAM means TCP; the AI_ flags mean that both texts are numbers. */
     if (getaddrinfo(host, port, &hints, &address) != 0)
         usage("HOST is not a numeric address, such as 127.0.0.1 or ::1");
     int listener = socket(address->ai_family, address->ai_socktype, address->ai_protocol);
@@ -495,8 +497,8 @@ static int open_listener(void) {
         die("select");
     }
 
-    /* When a server ends the kernel keeps its connections for another minute, and with them the
-     * port: bind() would fail. SO_REUSEADDR in socket(7) allows it all the same. */
+    /* When a server ends, the kernel keeps its connections for another minute, and bind() to their
+     * port would fail. With SO_REUSEADDR it fails only if another program listens: socket(7). */
     int on = 1;
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
 

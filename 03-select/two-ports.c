@@ -70,18 +70,19 @@ static bool quiet;                      /* -q: do not log individual clients */
 
 /* ---- Reporting ---------------------------------------------------------------------------- */
 
-/* Logs a line about a client, unless -q is given. Then the arguments are not even evaluated, which
- * saves the time for escaped().
+/* Logs a line, unless -q is given. With -q the arguments are not even evaluated, which saves the
+ * time for escaped().
  *
- * We took a shortcut here, in all six stages: writing to stderr may block. If its terminal is
- * stopped (Ctrl-S), or it is a pipe that no program reads, the whole server stands still. */
+ * We took a shortcut here, in all six stages: writing to stderr may block. While its terminal is
+ * stopped (Ctrl-S), or the program at the other end of a pipe does not read, the whole server
+ * stands still. */
 #define say(...) ((void)(quiet || fprintf(stderr, __VA_ARGS__)))
 
 /* Returns a text that shows data, its first SHOWN_MAX bytes at most. What is not printable is
  * escaped, so that no client can forge a line of the log, or send commands to the terminal that
  * shows it. The next call overwrites the text. */
 static const char *escaped(const char *data, size_t length) {
-    static char text[SHOWN_MAX * sizeof "\\x00" + sizeof "..."];
+    static char text[SHOWN_MAX * sizeof "\\x00" + sizeof "..."]; /* room for the worst case */
     char *end = text;
 
     for (size_t i = 0; i < length && i < SHOWN_MAX; i++) {
@@ -109,9 +110,9 @@ static void usage(const char *problem) {
     exit(2);
 }
 
-/* Ends the program because a call has failed and would fail again, however often we tried: when we
- * cannot start, or when accept() says that it is used wrongly. A client's error never ends the
- * program, and no shortage does once it has started. where is "port 8001" or the like. */
+/* Ends the program because of an error that is not a client's and will not pass: we cannot start,
+ * or have used a call wrongly. No client's error ends the program, and once it has started no
+ * shortage of descriptors does. where says which port is concerned: "port 8001". */
 static void die(const char *call, const char *where) {
     const char *advice = "see its manual page";
 
@@ -127,8 +128,8 @@ static void die(const char *call, const char *where) {
 
 /* ---- Helpers ------------------------------------------------------------------------------ */
 
-/* Should we just make the failed call again, later? EAGAIN: it would have blocked. (POSIX allows
- * EWOULDBLOCK instead, with another number than EAGAIN.) EINTR: a signal interrupted it. */
+/* Should we just make the failed call again, later? EAGAIN or EWOULDBLOCK: it would have blocked.
+ * (They are the same on Linux.) EINTR: it was interrupted, by a signal that does not kill us. */
 static bool is_temporary(int error) {
     return error == EAGAIN || error == EWOULDBLOCK || error == EINTR;
 }
@@ -169,7 +170,7 @@ static void watch(int fd) {
 
 /* ---- A connection's life ------------------------------------------------------------------ */
 
-/* Closes fd, and logs why: after what, and because of which error (0 if there is none). */
+/* Closes fd. The log says why: after what, and with which error, or 0 if there was none. */
 static void close_connection(int fd, const char *why, int error) {
     say("closing %s after %s%s%s\n", connections[fd].name, why, error ? ": " : "",
         error ? strerror(error) : "");
@@ -198,9 +199,9 @@ static void open_connection(int fd, const struct sockaddr_storage *address, sock
         return;
     }
 
-    /* Without this the kernel may hold back an answer until the kernel on the client's side has
-     * acknowledged the previous one, 40 ms later (TCP_NODELAY in tcp(7)). If it fails we are only
-     * slower, so the result is not checked. */
+    /* Without this the kernel may hold back an answer until the client's kernel has acknowledged
+     * the answer before (Nagle's algorithm), which may take that kernel 40 ms (delayed ACK):
+     * TCP_NODELAY in tcp(7). If it fails we are only slower, so we ignore the result. */
     int on = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
 
@@ -253,7 +254,7 @@ static void read_question(int fd) {
 
 /* ---- Accepting clients -------------------------------------------------------------------- */
 
-static bool out_of_descriptors; /* accept() ran out of them, and we have logged it */
+static bool out_of_descriptors; /* or of memory: accept() said so, and we have logged it */
 
 static bool may_accept(void) {
     return seconds() >= accept_again_at;
@@ -262,7 +263,7 @@ static bool may_accept(void) {
 /* accept() has no free descriptor, or no memory, for one more client. The client stays in the
  * backlog, so accept() would fail again at once. Without a pause we would spin: keep a core busy
  * with calls that fail. (Linux reserves the descriptor before it looks into the backlog, so this
- * may happen though no client is waiting.) */
+ * happens even when no client is waiting.) */
 static void pause_accepting(void) {
     if (!out_of_descriptors) /* log once per shortage, not at every retry */
         fprintf(stderr,
@@ -273,8 +274,8 @@ static void pause_accepting(void) {
     accept_again_at = seconds() + 1;
 }
 
-/* Accepts the next client in the backlog. Returns false if accept() failed: accept(2) lists the
- * errors, and there are three kinds of them. */
+/* Accepts the next client in the backlog. Returns false if accept() failed. Besides the temporary
+ * errors there are three kinds: a shortage, a mistake of ours, and a client that left too early. */
 static bool accept_connection(int listener) {
     struct sockaddr_storage address;
     socklen_t length = sizeof address;
@@ -285,13 +286,13 @@ static bool accept_connection(int listener) {
         return true;
     }
     if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
-        pause_accepting(); /* a shortage: it will pass */
+        pause_accepting(); /* a shortage, which will pass */
     else if (errno == EBADF || errno == EINVAL || errno == ENOTSOCK || errno == EFAULT)
-        die("accept", connections[listener].name); /* a mistake of ours: it will not pass */
+        die("accept", connections[listener].name); /* a mistake of ours, which will not pass */
     else if (is_temporary(errno))
         out_of_descriptors = false; /* no client is waiting, and a descriptor was free */
     else
-        say("accept: %s\n", strerror(errno)); /* a client's error: it left too early */
+        say("accept: %s\n", strerror(errno)); /* a client that left too early */
     return false;
 }
 
@@ -362,10 +363,12 @@ static void serve(void) {
 static void open_listener(const char *port) {
     const struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
                                    .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV};
-    struct addrinfo *address; /* what host and port mean to socket() and bind() */
+    struct addrinfo *address; /* host and port in the form that socket() and bind() want */
     char where[NAME_SIZE];
 
     snprintf(where, sizeof where, "port %s", port);
+
+    /* SOCK_STREAM means TCP; the AI_ flags mean that both texts are numbers. */
     if (getaddrinfo(host, port, &hints, &address) != 0)
         usage("PORT is not a number from 0 to 65535");
     int listener = socket(address->ai_family, address->ai_socktype, address->ai_protocol);
@@ -376,8 +379,8 @@ static void open_listener(const char *port) {
         die("select", where);
     }
 
-    /* When a server ends the kernel keeps its connections for another minute, and with them the
-     * port: bind() would fail. SO_REUSEADDR in socket(7) allows it all the same. */
+    /* When a server ends, the kernel keeps its connections for another minute, and bind() to their
+     * port would fail. With SO_REUSEADDR it fails only if another program listens: socket(7). */
     int on = 1;
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
 
