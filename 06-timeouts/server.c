@@ -215,8 +215,7 @@ static int pending_error(int fd) {
     return error;
 }
 
-/* Closes and frees c. The log says why: after what, and with which error, or 0 if there was none.
- * */
+/* Closes and frees c. The log says why: after what, and with which error (0 if there is none). */
 static void close_connection(struct connection *c, const char *why, int error) {
     say("closing %s after %s%s%s\n", c->name, why, error ? ": " : "", error ? strerror(error) : "");
     leave_ring(c);
