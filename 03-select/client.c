@@ -2,14 +2,20 @@
  *
  *     cc client.c -o client
  *     ./client                                          in another window: ./server
- *     ./client -c 3 10000 127.0.0.1 'Hello, ' 'world'   three connections; messages of yours
+ *     ./client -c 3 10000 127.0.0.1 'Hello, ' 'world'   three connections, and your own messages
  *
- * Watch for: one loop carries all connections. It sleeps until one of them is ready, and which that
- * is, is up to the network. A connection that is being made becomes writable when it is made, and
- * also when that has failed. Each message is sent on all, and the next one when all its echoes are
- * there: with the server of 01, which serves one client at a time, we wait for ever.
+ * New in stage 03: one loop, exchange_all(), serves all connections. It sleeps in select() until
+ * one of them is ready, as the server does. It needs no third set, because it expects no urgent
+ * data. Start reading there.
  *
- * Left out on purpose: an end to our patience with a server that never answers (06).
+ * Watch for: a socket that is connecting becomes writable when it is connected, and also when
+ * connecting has failed. So a connection is in the second set while it connects, and later only
+ * while it has something to send.
+ *
+ * Each message goes out on all connections, and the next one follows when all of its echoes are
+ * back. The server of stage 01 serves one client at a time, so this client waits for it forever.
+ *
+ * Left out on purpose: giving up on a server that does not answer (stage 06).
  */
 #define _POSIX_C_SOURCE 200809L
 
@@ -26,138 +32,175 @@
 #include <unistd.h>
 
 enum {
-    BUFFER_SIZE = 64 * 1024, /* bytes that one recv() may bring */
-    SHOWN_MAX = 48,          /* bytes of a message that a line shows */
-    NAME_SIZE = 80,          /* room for "[address]:port" */
+    BUFFER_SIZE = 64 * 1024, /* the most bytes that one recv() returns */
+    SHOWN_MAX = 48,          /* the most bytes of data that a line shows */
+    NAME_SIZE = 80,          /* enough for "[address]:port" */
 };
 
 enum state {
-    CONNECTING,
-    OPEN,
-    HALF_CLOSED, /* we have said our last word; only end of file may come now */
-    CLOSED,
+    CONNECTING,  /* connect() has begun, and we do not know yet how it ends */
+    OPEN,        /* messages go out, and their echo comes back */
+    HALF_CLOSED, /* we have sent everything and said so; only end of file may come now */
+    CLOSED,      /* the server has closed its end, and we have closed ours */
 };
 
+/* A connection with the server. It carries one message at a time, and two counters say how far
+ * this message is. They only grow, from 0 to the length of the message:
+ *
+ *   sent       counts the bytes that send() has taken. It may take only part of the message.
+ *   received   counts the bytes of its echo. We do not store them: each byte is compared with the
+ *              message as it arrives.
+ *
+ * When both have reached the length, the next message begins and they start from 0 again. Before
+ * the first message length is 0, so c has nothing to send and nothing to read. */
 struct connection {
     int fd;
     enum state state;
-    char name[NAME_SIZE]; /* our own address and port on this connection */
-    const char *message;  /* the message that is on its way there and back, */
-    size_t length;        /* its bytes, */
-    size_t sent;          /* those that the kernel has taken from us, */
-    size_t received;      /* and those that have come back */
+    char name[NAME_SIZE]; /* our own address on this connection */
+    const char *message;  /* the message that we are sending, or have sent last */
+    size_t length;        /* how many bytes it has */
+    size_t sent;          /* how many of them send() has taken */
+    size_t received;      /* how many of them have come back */
 };
 
-static const char *server_port, *server_host;
+static struct connection connections[FD_SETSIZE]; /* select() cannot watch more */
+static int connection_count = 2;                  /* -c: how many of them we use */
 
-static struct connection connections[FD_SETSIZE]; /* room for all that select can watch */
-static int connection_count = 2;                  /* -c: of which so many are in use */
+static const char *port, *host; /* where the server listens, as text */
 
-/* Says what happened to data, and shows its first bytes. They are escaped, so that no server can
- * forge a line of ours, or drive the terminal that shows it. */
-static void say_data(const struct connection *c, const char *event, const char *data,
-                     size_t length) {
-    printf("%s: %s \"", c->name, event);
+/* ---- Reporting ---------------------------------------------------------------------------- */
+
+/* Prints a line about what happens. It must reach its place at once: the program ends if it cannot
+ * be written, for example because the disk is full. (printf() alone only fills a buffer.) */
+static void say(const char *format, ...) {
+    va_list arguments;
+
+    va_start(arguments, format);
+    vprintf(format, arguments);
+    va_end(arguments);
+    if (fflush(stdout) == EOF || ferror(stdout)) {
+        fprintf(stderr, "client: standard output: %s\n", strerror(errno));
+        exit(1);
+    }
+}
+
+/* Returns a text that shows data, its first SHOWN_MAX bytes at most. What is not printable is
+ * escaped, so that no server can forge a line of ours, or send commands to the terminal that shows
+ * it. The next call overwrites the text. */
+static const char *escaped(const char *data, size_t length) {
+    static char text[SHOWN_MAX * sizeof "\\x00" + sizeof "..."]; /* room for the worst case */
+    char *end = text;
+
     for (size_t i = 0; i < length && i < SHOWN_MAX; i++) {
         unsigned char byte = (unsigned char)data[i];
+
         if (byte == '\n')
-            printf("\\n");
+            end += snprintf(end, sizeof "\\n", "\\n");
         else if (byte == '"' || byte == '\\')
-            printf("\\%c", byte);
+            end += snprintf(end, sizeof "\\\"", "\\%c", byte);
+        else if (byte < ' ' || byte > '~')
+            end += snprintf(end, sizeof "\\x00", "\\x%02x", byte);
         else
-            printf(byte < ' ' || byte > '~' ? "\\x%02x" : "%c", byte);
+            *end++ = (char)byte;
     }
-    printf("%s\"\n", length > SHOWN_MAX ? "..." : "");
+    snprintf(end, sizeof "...", "%s", length > SHOWN_MAX ? "..." : "");
+    return text;
 }
 
 static void usage(const char *problem) {
     fprintf(stderr,
             "client: %s\n"
             "usage: client [-c CONNECTIONS] [PORT [HOST [MESSAGE...]]]\n"
-            "-c: so many at once (2); each MESSAGE is sent on all of them\n"
-            "PORT 10000; HOST 127.0.0.1; each MESSAGE is sent when the one before has come back\n",
+            "-c: connections to open at once (2); each MESSAGE goes out on all of them\n"
+            "sends each MESSAGE when the one before has come back; without any, three of its own\n"
+            "default PORT 10000, HOST 127.0.0.1\n",
             problem);
     exit(2);
 }
 
-/* Ends the program: there is no connection, because this call failed. */
+/* Ends the program because a call has failed and there is no connection to go on with. */
 static void die(const char *call, int error) {
     const char *advice = "see its manual page";
 
     if (error == ECONNREFUSED)
         advice = "is the server running there?";
     else if (error == ETIMEDOUT || error == EHOSTUNREACH || error == ENETUNREACH)
-        advice = "is HOST right, and is there a way to it?";
+        advice = "is HOST right, and is there a route to it?";
     else if (error == EMFILE)
         advice = "ask for fewer connections with -c, or raise ulimit -n";
-    fprintf(stderr, "client: %s %s port %s: %s (%s)\n", call, server_host, server_port,
-            strerror(error), advice);
+    fprintf(stderr, "client: %s %s port %s: %s (%s)\n", call, host, port, strerror(error), advice);
     exit(1);
 }
 
-/* Ends the program: the connection broke, or what came back is not our echo. */
-static void fail(const struct connection *c, const char *why, ...) {
+/* Ends the program because c has broken, or because what came back is not our echo. */
+static void fail(const struct connection *c, const char *format, ...) {
     va_list arguments;
 
     fprintf(stderr, "client: %s: ", c->name);
-    va_start(arguments, why);
-    vfprintf(stderr, why, arguments);
+    va_start(arguments, format);
+    vfprintf(stderr, format, arguments);
     va_end(arguments);
     fprintf(stderr, "\n");
     exit(1);
 }
 
-/* Not an error: there is nothing yet, or a signal came first. We ask again next time.
- * (POSIX lets EAGAIN and EWOULDBLOCK differ. On Linux they are one.) */
+/* ---- Helpers ------------------------------------------------------------------------------ */
+
+/* Should we just make the failed call again, later? EAGAIN or EWOULDBLOCK: it would have blocked.
+ * (They are the same on Linux.) EINTR: it was interrupted, by a signal that does not kill us. */
 static bool is_temporary(int error) {
     return error == EAGAIN || error == EWOULDBLOCK || error == EINTR;
 }
 
-/* From now on a call on fd that would have to wait fails with EAGAIN instead: O_NONBLOCK in
- * open(2). Returns -1, with errno set, if that cannot be had. */
+/* From now on a call on fd that would block fails with EAGAIN instead: O_NONBLOCK in open(2).
+ * Returns -1, with errno set, on failure. */
 static int set_nonblocking(int fd) {
-    int flags = fcntl(fd, F_GETFL);
-
-    return flags == -1 ? -1 : fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+    return fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
 }
 
-/* Writes the address as 127.0.0.1:55821 or [::1]:55821. Always in numbers: to ask a name server
- * would keep everybody waiting. */
+/* Writes address as text, such as 127.0.0.1:55821 or, for IPv6, [::1]:55821, into name, which has
+ * NAME_SIZE bytes. Always in numbers, because to look up a host's name may take seconds.
+ *
+ * (There is a struct for each kind of address. sockaddr_storage has room for any of them, and the
+ * calls take a pointer to sockaddr, which stands for all of them: hence the casts.) */
 static void write_name(char *name, const struct sockaddr_storage *address, socklen_t length) {
-    char host[64] = "?", port[8] = "?";
+    char ip[64] = "?", number[8] = "?";
 
-    getnameinfo((const struct sockaddr *)address, length, host, sizeof host, port, sizeof port,
+    getnameinfo((const struct sockaddr *)address, length, ip, sizeof ip, number, sizeof number,
                 NI_NUMERICHOST | NI_NUMERICSERV);
-    snprintf(name, NAME_SIZE, strchr(host, ':') ? "[%s]:%s" : "%s:%s", host, port);
+    snprintf(name, NAME_SIZE, strchr(ip, ':') ? "[%s]:%s" : "%s:%s", ip, number);
 }
 
-/* What a connection waits for: to read the rest of its echo or, in the end, end of file; to send
- * the rest of its message, and before that to be connected. */
+/* ---- A connection's life ------------------------------------------------------------------ */
+
+/* Does c wait for the rest of its echo or, after the half-close, for end of file? */
 static bool wants_read(const struct connection *c) {
     return c->received < c->length || c->state == HALF_CLOSED;
 }
 
+/* Does c wait to be connected, or has it a part of its message left to send? */
 static bool wants_write(const struct connection *c) {
     return c->state == CONNECTING || c->sent < c->length;
 }
 
-/* Begins to connect c to the server. An interrupted connect() goes on too, and to call it again
- * would be an error: EINTR and EALREADY in connect(2). */
-static void open_connection(struct connection *c) {
+/* Begins to connect c to the server. If a signal interrupts connect(), the kernel goes on with it,
+ * and to call it again would be an error: so EINTR means the same as EINPROGRESS. */
+static void begin_connect(struct connection *c) {
     const struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
                                    .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV};
-    struct addrinfo *address;
+    struct addrinfo *address; /* host and port in the form that socket() and connect() want */
 
-    if (getaddrinfo(server_host, server_port, &hints, &address) != 0)
+    /* SOCK_STREAM means TCP; the AI_ flags mean that both texts are numbers. */
+    if (getaddrinfo(host, port, &hints, &address) != 0)
         usage("HOST is not a numeric address, such as 127.0.0.1 or ::1");
     c->fd = socket(address->ai_family, address->ai_socktype, address->ai_protocol);
     if (c->fd == -1)
         die("socket", errno);
 
-    /* An fd_set is an array of FD_SETSIZE bits, usually 1024. FD_SET() beyond its end writes into
-     * whatever memory lies there: select(2). */
+    /* FD_SET() with such a descriptor would write past the end of the set: select(2). */
     if (c->fd >= FD_SETSIZE) {
-        fprintf(stderr, "client: select cannot watch descriptor %d; ask for fewer with -c\n",
+        fprintf(stderr,
+                "client: select cannot watch descriptor %d (ask for fewer connections with -c)\n",
                 c->fd);
         exit(1);
     }
@@ -171,8 +214,9 @@ static void open_connection(struct connection *c) {
     c->state = CONNECTING;
 }
 
-/* Asks how the connecting goes. SO_ERROR knows why it failed, but tells only once: socket(7). Where
- * it tells of no error, getpeername() fails until we are connected. */
+/* Asks how the connecting of c goes. If it has failed, the socket has the error, and returns it
+ * once: SO_ERROR in socket(7). If there is no error we may be connected, or not yet. Only
+ * getpeername() tells the two apart, because it fails until we are. */
 static void finish_connect(struct connection *c) {
     struct sockaddr_storage address;
     socklen_t length = sizeof address;
@@ -184,43 +228,38 @@ static void finish_connect(struct connection *c) {
         die("connect", error);
     if (getpeername(c->fd, (struct sockaddr *)&address, &length) == -1)
         return;
+    length = sizeof address;
     getsockname(c->fd, (struct sockaddr *)&address, &length);
     write_name(c->name, &address, length);
     c->state = OPEN;
 }
 
-/* From here on message is what c has to send and to get back. */
+/* Makes message the one that c sends and gets back from now on. */
 static void start_message(struct connection *c, const char *message) {
     c->message = message;
     c->length = strlen(message);
     c->sent = c->received = 0;
 }
 
-/* Tells the server that nothing more will come from us; it can still answer: shutdown(2). If this
- * fails the connection has broken, and recv() will say how. */
-static void half_close(struct connection *c) {
-    shutdown(c->fd, SHUT_WR);
-    c->state = HALF_CLOSED;
-}
-
-/* Sends as much of c's message as the kernel takes, which may be less than all. */
-static void send_to(struct connection *c) {
+/* Sends what is left of c's message, or the part of it that send() takes. */
+static void send_message(struct connection *c) {
     const char *rest = c->message + c->sent;
 
-    /* If the server is gone we want an error, EPIPE, not the signal SIGPIPE, which would end us
-     * without a word. */
+    /* If the connection is broken we want an error, EPIPE. Without MSG_NOSIGNAL we would also get
+     * the signal SIGPIPE, which kills the program without a message. */
     ssize_t sent = send(c->fd, rest, c->length - c->sent, MSG_NOSIGNAL);
 
     if (sent == -1 && !is_temporary(errno))
         fail(c, "send: %s", strerror(errno));
     if (sent > 0) {
-        say_data(c, "sending", rest, (size_t)sent);
+        say("%s: sending \"%s\"\n", c->name, escaped(rest, (size_t)sent));
         c->sent += (size_t)sent;
     }
 }
 
-/* Reads what has come back, which may be less than the whole echo, and checks every byte. */
-static void receive_from(struct connection *c) {
+/* Reads what has come back, which may be only a part of the echo, and compares it with the message.
+ * Closes c at end of file. */
+static void read_echo(struct connection *c) {
     static char buffer[BUFFER_SIZE];
     ssize_t received = recv(c->fd, buffer, sizeof buffer, 0);
 
@@ -229,16 +268,16 @@ static void receive_from(struct connection *c) {
             fail(c, "recv: %s", strerror(errno));
         return;
     }
-    if (received == 0) { /* end of file */
+    if (received == 0) { /* end of file: the server has closed its end */
         if (c->state != HALF_CLOSED)
             fail(c, "the server closed the connection after %zu of %zu bytes", c->received,
                  c->length);
-        printf("%s: closing socket\n", c->name);
+        say("%s: closing socket\n", c->name);
         close(c->fd);
         c->state = CLOSED;
         return;
     }
-    say_data(c, "received", buffer, (size_t)received);
+    say("%s: received \"%s\"\n", c->name, escaped(buffer, (size_t)received));
     for (const char *byte = buffer; byte < buffer + received; byte++) {
         if (c->received == c->length)
             fail(c, "the server sent more than its echo");
@@ -249,13 +288,23 @@ static void receive_from(struct connection *c) {
     }
 }
 
-/* Lets all connections do what they wait for, until none waits for anything. */
-static void exchange(void) {
+/* Tells the server that we will send no more. The result is not checked: if shutdown() fails, the
+ * connection is broken, and recv() will say why. */
+static void half_close(struct connection *c) {
+    shutdown(c->fd, SHUT_WR);
+    c->state = HALF_CLOSED;
+}
+
+/* ---- The loop ----------------------------------------------------------------------------- */
+
+/* Does what the connections wait for, each as soon as it is ready, until none waits for anything:
+ * connects them, sends a message and reads its echo, or reads end of file. */
+static void exchange_all(void) {
     for (;;) {
         fd_set readable, writable;
         int highest = -1;
 
-        /* select() overwrites the sets with its answer, so each turn makes them anew. */
+        /* select() overwrites the sets with its answer, so each turn fills them again. */
         FD_ZERO(&readable);
         FD_ZERO(&writable);
         for (int i = 0; i < connection_count; i++) {
@@ -274,57 +323,59 @@ static void exchange(void) {
         if (select(highest + 1, &readable, &writable, NULL, NULL) == -1) {
             if (errno != EINTR)
                 die("select", errno);
-            continue;
+            continue; /* a signal interrupted it: nothing has been reported */
         }
 
         for (int i = 0; i < connection_count; i++) {
             struct connection *c = &connections[i];
 
-            if (c->state == CONNECTING && FD_ISSET(c->fd, &writable))
+            if (FD_ISSET(c->fd, &writable) && c->state == CONNECTING)
                 finish_connect(c);
             else if (FD_ISSET(c->fd, &writable))
-                send_to(c);
+                send_message(c);
             if (FD_ISSET(c->fd, &readable))
-                receive_from(c);
+                read_echo(c);
         }
     }
 }
 
+/* ---- Starting up -------------------------------------------------------------------------- */
+
 int main(int argc, char *argv[]) {
     char *walkthrough[] = {"This is the message. ", "It will be sent ", "in parts.", NULL};
     int option;
+    char *end;
 
-    opterr = 0;
+    opterr = 0; /* usage() says what is wrong, not getopt() */
     while ((option = getopt(argc, argv, "c:")) != -1) {
         if (option != 'c')
-            usage("there is no such option");
-        if (strspn(optarg, "0123456789") != strlen(optarg) || atol(optarg) < 1 ||
-            atol(optarg) > FD_SETSIZE)
+            usage("unknown or incomplete option");
+        long count = strtol(optarg, &end, 10);
+        if (end == optarg || *end != '\0' || count < 1 || count > FD_SETSIZE)
             usage("CONNECTIONS is not a number from 1 to 1024");
-        connection_count = atoi(optarg);
+        connection_count = (int)count;
     }
-    server_port = optind < argc ? argv[optind++] : "10000";
-    server_host = optind < argc ? argv[optind++] : "127.0.0.1";
-    char **messages = optind < argc ? argv + optind : walkthrough;
-    if (strspn(server_port, "0123456789") != strlen(server_port) || atol(server_port) < 1 ||
-        atol(server_port) > 65535)
+    port = optind < argc ? argv[optind] : "10000";
+    host = optind + 1 < argc ? argv[optind + 1] : "127.0.0.1";
+    char **messages = optind + 2 < argc ? argv + optind + 2 : walkthrough;
+    long number = strtol(port, &end, 10);
+    if (end == port || *end != '\0' || number < 1 || number > 65535)
         usage("PORT is not a number from 1 to 65535");
     for (int i = 0; messages[i] != NULL; i++)
         if (messages[i][0] == '\0')
-            usage("a MESSAGE is empty; nothing would come back");
+            usage("a MESSAGE is empty, so nothing would come back");
 
-    setvbuf(stdout, NULL, _IOLBF, BUFSIZ); /* a line goes out whole, and at once */
-    printf("connecting to %s port %s\n", server_host, server_port);
+    say("connecting to %s port %s\n", host, port);
     for (int i = 0; i < connection_count; i++)
-        open_connection(&connections[i]);
-    exchange();
+        begin_connect(&connections[i]);
+    exchange_all();
 
     for (; *messages != NULL; messages++) {
         for (int i = 0; i < connection_count; i++)
             start_message(&connections[i], *messages);
-        exchange();
+        exchange_all();
     }
     for (int i = 0; i < connection_count; i++)
         half_close(&connections[i]);
-    exchange();
+    exchange_all();
 }

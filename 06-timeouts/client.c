@@ -2,14 +2,20 @@
  *
  *     cc client.c -o client
  *     ./client -p 1.5 -l 5                              in another window: ./server
- *     ./client -p 15                                    slower than the server's patience
+ *     ./client -p 15                                    the server closes it after 10 s
  *
- * Watch for: each wait lasts until a deadline, not for so many seconds. What comes meanwhile, a
- * signal or a byte now and then, does not move the deadline: so the limit (-l) holds for the whole
- * reply. Connecting has the same limit, and when the server refuses we try again, a few times,
- * after pauses that double.
+ * New in stage 06: the client waits in poll(), with one connection as in 02, and each wait has a
+ * deadline. If connecting takes longer than -l seconds, or a reply does, the client gives up. If
+ * the server refuses the connection, it tries again a few times, after pauses that double.
  *
- * Left out on purpose: more than one connection (03 has them).
+ * Start reading at exchange(), then wait_for() and connect_with_retries().
+ *
+ * Watch for: a deadline is a moment, and it is set once for the whole reply. A byte that arrives,
+ * or a signal, ends the wait in poll() but does not move the deadline. If each wait lasted -l
+ * seconds, a server that sends a byte now and then could hold the client forever.
+ *
+ * Left out on purpose: more than one connection (stage 03), and noticing during a pause that the
+ * server has closed the connection. The client learns it when the pause is over.
  */
 #define _POSIX_C_SOURCE 200809L
 
@@ -28,92 +34,132 @@
 #include <unistd.h>
 
 enum {
-    BUFFER_SIZE = 64 * 1024, /* bytes that one recv() may bring */
-    SHOWN_MAX = 48,          /* bytes of a message that a line shows */
-    NAME_SIZE = 80,          /* room for "[address]:port" */
+    BUFFER_SIZE = 64 * 1024, /* the most bytes that one recv() returns */
+    SHOWN_MAX = 48,          /* the most bytes of data that a line shows */
+    NAME_SIZE = 80,          /* enough for "[address]:port" */
 };
 
 enum state {
-    CONNECTING,
-    OPEN,
-    HALF_CLOSED, /* we have said our last word; only end of file may come now */
-    CLOSED,
+    CONNECTING,  /* connect() has begun, and we do not know yet how it ends */
+    OPEN,        /* messages go out, and their echo comes back */
+    HALF_CLOSED, /* we have sent everything and said so; only end of file may come now */
+    CLOSED,      /* the server has closed its end, and we have closed ours */
 };
 
+/* A connection with the server. It carries one message at a time, and two counters say how far
+ * this message is. They only grow, from 0 to the length of the message:
+ *
+ *   sent       counts the bytes that send() has taken. It may take only part of the message.
+ *   received   counts the bytes of its echo. We do not store them: each byte is compared with the
+ *              message as it arrives.
+ *
+ * When both have reached the length, the next message begins and they start from 0 again. Before
+ * the first message length is 0, so c has nothing to send and nothing to read. */
 struct connection {
     int fd;
     enum state state;
-    char name[NAME_SIZE]; /* our own address and port on this connection */
-    const char *message;  /* the message that is on its way there and back, */
-    size_t length;        /* its bytes, */
-    size_t sent;          /* those that the kernel has taken from us, */
-    size_t received;      /* and those that have come back */
+    char name[NAME_SIZE]; /* our own address on this connection, once it is open */
+    const char *message;  /* the message that we are sending, or have sent last */
+    size_t length;        /* how many bytes it has */
+    size_t sent;          /* how many of them send() has taken */
+    size_t received;      /* how many of them have come back */
 };
 
-static const char *server_port, *server_host;
+static double pause_length = INFINITY; /* -p: seconds to pause after a message; or no pause */
+static double limit = 5;               /* -l: seconds that connecting, or a reply, may take */
 
-static double pause_length = INFINITY; /* -p: seconds to pause after each message; or never */
-static double limit = 5;               /* -l: seconds that connecting, or a whole reply, may take */
+static const char *port, *host; /* where the server listens, as text */
 
-/* Says what happened to data, and shows its first bytes. They are escaped, so that no server can
- * forge a line of ours, or drive the terminal that shows it. */
-static void say_data(const struct connection *c, const char *event, const char *data,
-                     size_t length) {
-    printf("%s: %s \"", c->name, event);
+/* ---- Reporting ---------------------------------------------------------------------------- */
+
+/* Prints a line about what happens. It must reach its place at once: the program ends if it cannot
+ * be written, for example because the disk is full. (printf() alone only fills a buffer.) */
+static void say(const char *format, ...) {
+    va_list arguments;
+
+    va_start(arguments, format);
+    vprintf(format, arguments);
+    va_end(arguments);
+    if (fflush(stdout) == EOF || ferror(stdout)) {
+        fprintf(stderr, "client: standard output: %s\n", strerror(errno));
+        exit(1);
+    }
+}
+
+/* Returns a text that shows data, its first SHOWN_MAX bytes at most. What is not printable is
+ * escaped, so that no server can forge a line of ours, or send commands to the terminal that shows
+ * it. The next call overwrites the text. */
+static const char *escaped(const char *data, size_t length) {
+    static char text[SHOWN_MAX * sizeof "\\x00" + sizeof "..."]; /* room for the worst case */
+    char *end = text;
+
     for (size_t i = 0; i < length && i < SHOWN_MAX; i++) {
         unsigned char byte = (unsigned char)data[i];
+
         if (byte == '\n')
-            printf("\\n");
+            end += snprintf(end, sizeof "\\n", "\\n");
         else if (byte == '"' || byte == '\\')
-            printf("\\%c", byte);
+            end += snprintf(end, sizeof "\\\"", "\\%c", byte);
+        else if (byte < ' ' || byte > '~')
+            end += snprintf(end, sizeof "\\x00", "\\x%02x", byte);
         else
-            printf(byte < ' ' || byte > '~' ? "\\x%02x" : "%c", byte);
+            *end++ = (char)byte;
     }
-    printf("%s\"\n", length > SHOWN_MAX ? "..." : "");
+    snprintf(end, sizeof "...", "%s", length > SHOWN_MAX ? "..." : "");
+    return text;
 }
 
 static void usage(const char *problem) {
     fprintf(stderr,
             "client: %s\n"
             "usage: client [-p SECONDS] [-l SECONDS] [PORT [HOST [MESSAGE...]]]\n"
-            "-p: pause after a message (0); -l: limit on connecting and on a reply (5); 0: never\n"
-            "PORT 10000; HOST 127.0.0.1; each MESSAGE is sent when the one before has come back\n",
+            "-p: seconds to pause after each message (0)\n"
+            "-l: seconds that connecting, or a whole reply, may take (5); 0 means no limit\n"
+            "sends each MESSAGE when the one before has come back; without any, three of its own\n"
+            "default PORT 10000, HOST 127.0.0.1\n",
             problem);
     exit(2);
 }
 
-/* Ends the program: there is no connection, because this call failed. */
+/* Ends the program because a call has failed and there is no connection to go on with. */
 static void die(const char *call, int error) {
     const char *advice = "see its manual page";
 
     if (error == ECONNREFUSED)
         advice = "is the server running there?";
     else if (error == ETIMEDOUT || error == EHOSTUNREACH || error == ENETUNREACH)
-        advice = "is HOST right, and is there a way to it?";
-    fprintf(stderr, "client: %s %s port %s: %s (%s)\n", call, server_host, server_port,
-            strerror(error), advice);
+        advice = "is HOST right, and is there a route to it?";
+    fprintf(stderr, "client: %s %s port %s: %s (%s)\n", call, host, port, strerror(error), advice);
     exit(1);
 }
 
-/* Ends the program: the connection broke, or what came back is not our echo. */
-static void fail(const struct connection *c, const char *why, ...) {
+/* Ends the program because c has broken, or because what came back is not our echo. */
+static void fail(const struct connection *c, const char *format, ...) {
     va_list arguments;
 
     fprintf(stderr, "client: %s: ", c->name);
-    va_start(arguments, why);
-    vfprintf(stderr, why, arguments);
+    va_start(arguments, format);
+    vfprintf(stderr, format, arguments);
     va_end(arguments);
     fprintf(stderr, "\n");
     exit(1);
 }
 
-/* Not an error: there is nothing yet, or a signal came first. We ask again next time.
- * (POSIX lets EAGAIN and EWOULDBLOCK differ. On Linux they are one.) */
+/* ---- Helpers ------------------------------------------------------------------------------ */
+
+/* Should we just make the failed call again, later? EAGAIN or EWOULDBLOCK: it would have blocked.
+ * (They are the same on Linux.) EINTR: it was interrupted, by a signal that does not kill us. */
 static bool is_temporary(int error) {
     return error == EAGAIN || error == EWOULDBLOCK || error == EINTR;
 }
 
-/* Seconds on a clock that nobody can set: see CLOCK_MONOTONIC in clock_gettime(2). */
+/* From now on a call on fd that would block fails with EAGAIN instead: O_NONBLOCK in open(2).
+ * Returns -1, with errno set, on failure. */
+static int set_nonblocking(int fd) {
+    return fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+}
+
+/* Returns the seconds since some moment in the past: CLOCK_MONOTONIC in clock_gettime(2). */
 static double seconds(void) {
     struct timespec now;
 
@@ -121,102 +167,60 @@ static double seconds(void) {
     return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
-/* Returns the seconds that text says, at most a day; for 0, which means never, INFINITY. */
-static double read_seconds(const char *text) {
-    char *end;
-    double value = strtod(text, &end);
-
-    if (end == text || *end != '\0' || !(value >= 0 && value <= 24 * 60 * 60))
-        usage("SECONDS is not a number from 0 to 86400");
-    return value == 0 ? INFINITY : value;
-}
-
-/* Returns for how many milliseconds to wait at most; -1 is for ever. Rounded up: after a wait that
- * is a little too short we would come back again and again, with waits of 0 ms, until the deadline
- * is there. */
-static int time_to_wait(double deadline) {
-    if (deadline == INFINITY)
-        return -1;
-    double left = deadline - seconds();
-    return left > 0 ? (int)(left * 1000) + 1 : 0;
-}
-
-/* A signal may cut the sleep short; the time that it was to last until has not changed. */
-static void sleep_until(double deadline) {
-    while (seconds() < deadline)
-        poll(NULL, 0, time_to_wait(deadline));
-}
-
-/* From now on a call on fd that would have to wait fails with EAGAIN instead: O_NONBLOCK in
- * open(2). Returns -1, with errno set, if that cannot be had. */
-static int set_nonblocking(int fd) {
-    int flags = fcntl(fd, F_GETFL);
-
-    return flags == -1 ? -1 : fcntl(fd, F_SETFL, flags | O_NONBLOCK);
-}
-
-/* Writes the address as 127.0.0.1:55821 or [::1]:55821. Always in numbers: to ask a name server
- * would keep everybody waiting. */
+/* Writes address as text, such as 127.0.0.1:55821 or, for IPv6, [::1]:55821, into name, which has
+ * NAME_SIZE bytes. Always in numbers, because to look up a host's name may take seconds.
+ *
+ * (There is a struct for each kind of address. sockaddr_storage has room for any of them, and the
+ * calls take a pointer to sockaddr, which stands for all of them: hence the casts.) */
 static void write_name(char *name, const struct sockaddr_storage *address, socklen_t length) {
-    char host[64] = "?", port[8] = "?";
+    char ip[64] = "?", number[8] = "?";
 
-    getnameinfo((const struct sockaddr *)address, length, host, sizeof host, port, sizeof port,
+    getnameinfo((const struct sockaddr *)address, length, ip, sizeof ip, number, sizeof number,
                 NI_NUMERICHOST | NI_NUMERICSERV);
-    snprintf(name, NAME_SIZE, strchr(host, ':') ? "[%s]:%s" : "%s:%s", host, port);
+    snprintf(name, NAME_SIZE, strchr(ip, ':') ? "[%s]:%s" : "%s:%s", ip, number);
 }
 
-/* What a connection waits for: to read the rest of its echo or, in the end, end of file; to send
- * the rest of its message, and before that to be connected. */
+/* ---- A connection's life ------------------------------------------------------------------ */
+
+/* Does c wait for the rest of its echo or, after the half-close, for end of file? */
 static bool wants_read(const struct connection *c) {
     return c->received < c->length || c->state == HALF_CLOSED;
 }
 
+/* Does c wait to be connected, or has it a part of its message left to send? */
 static bool wants_write(const struct connection *c) {
     return c->state == CONNECTING || c->sent < c->length;
 }
 
-/* Sleeps until c can do something that it waits for, at most until the deadline. If that has passed
- * the program ends. */
-static void wait_for(const struct connection *c, double deadline) {
-    /* In the order of enum state. */
-    static const char *const awaited[] = {"answer", "whole reply", "end of file", "nothing"};
-    struct pollfd one = {.fd = c->fd, .events = POLLIN};
-
-    if (seconds() >= deadline)
-        fail(c, "no %s within %g s (-l)", awaited[c->state], limit);
-    if (wants_write(c))
-        one.events |= POLLOUT;
-    if (poll(&one, 1, time_to_wait(deadline)) == -1 && errno != EINTR)
-        die("poll", errno);
-}
-
-/* Begins to connect c to the server. An interrupted connect() goes on too, and to call it again
- * would be an error: EINTR and EALREADY in connect(2). Returns EINPROGRESS, or the error if it has
- * failed already. */
-static int open_connection(struct connection *c) {
+/* Begins to connect c to the server. If a signal interrupts connect(), the kernel goes on with it,
+ * and to call it again would be an error: so EINTR means the same as EINPROGRESS. Returns
+ * EINPROGRESS, or the error if it has failed at once. */
+static int begin_connect(struct connection *c) {
     const struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
                                    .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV};
-    struct addrinfo *address;
+    struct addrinfo *address; /* host and port in the form that socket() and connect() want */
 
-    if (getaddrinfo(server_host, server_port, &hints, &address) != 0)
+    /* SOCK_STREAM means TCP; the AI_ flags mean that both texts are numbers. */
+    if (getaddrinfo(host, port, &hints, &address) != 0)
         usage("HOST is not a numeric address, such as 127.0.0.1 or ::1");
-    /* Our own name comes with the connection. */
-    snprintf(c->name, NAME_SIZE, "connect %s port %s", server_host, server_port);
+    snprintf(c->name, NAME_SIZE, "connect %s port %s", host, port); /* until it is open */
     c->fd = socket(address->ai_family, address->ai_socktype, address->ai_protocol);
     if (c->fd == -1)
         die("socket", errno);
     if (set_nonblocking(c->fd) == -1)
         die("fcntl", errno);
-    int result = connect(c->fd, address->ai_addr, address->ai_addrlen);
-    int error = result == -1 && errno != EINTR ? errno : EINPROGRESS;
+    int error = EINPROGRESS;
+    if (connect(c->fd, address->ai_addr, address->ai_addrlen) == -1 && errno != EINTR)
+        error = errno;
     freeaddrinfo(address);
     c->state = CONNECTING;
     return error;
 }
 
-/* Asks how the connecting goes. SO_ERROR knows why it failed, but tells only once: socket(7). Where
- * it tells of no error, getpeername() fails until we are connected. Returns 0 if we are connected,
- * EINPROGRESS if not yet, or else the error. */
+/* Asks how the connecting of c goes. If it has failed, the socket has the error, and returns it
+ * once: SO_ERROR in socket(7). If there is no error we may be connected, or not yet. Only
+ * getpeername() tells the two apart, because it fails until we are. Returns 0 if we are connected,
+ * EINPROGRESS if not yet, or the error. */
 static int finish_connect(struct connection *c) {
     struct sockaddr_storage address;
     socklen_t length = sizeof address;
@@ -228,68 +232,39 @@ static int finish_connect(struct connection *c) {
         return error;
     if (getpeername(c->fd, (struct sockaddr *)&address, &length) == -1)
         return EINPROGRESS;
+    length = sizeof address;
     getsockname(c->fd, (struct sockaddr *)&address, &length);
     write_name(c->name, &address, length);
     c->state = OPEN;
     return 0;
 }
 
-/* Connects c to the server. One that is just starting refuses us; so we try again, 0.1, 0.2 and
- * 0.4 s later, each time with a new socket: NOTES in connect(2). The pauses double, because a
- * server that is in trouble needs clients that ask less, not more. The limit is for all of it
- * together; a pause that would outlast it is not begun. */
-static void connect_patiently(struct connection *c) {
-    double deadline = seconds() + limit;
-
-    for (double backoff = 0.1;; backoff *= 2) {
-        int error = open_connection(c);
-
-        while (error == EINPROGRESS) {
-            wait_for(c, deadline);
-            error = finish_connect(c);
-        }
-        if (error == 0)
-            return;
-        if (error != ECONNREFUSED || backoff > 0.4 || seconds() + backoff >= deadline)
-            die("connect", error);
-        printf("connect: %s; trying again in %g s\n", strerror(error), backoff);
-        close(c->fd);
-        sleep_until(seconds() + backoff);
-    }
-}
-
-/* From here on message is what c has to send and to get back. */
+/* Makes message the one that c sends and gets back from now on. */
 static void start_message(struct connection *c, const char *message) {
     c->message = message;
     c->length = strlen(message);
     c->sent = c->received = 0;
 }
 
-/* Tells the server that nothing more will come from us; it can still answer: shutdown(2). If this
- * fails the connection has broken, and recv() will say how. */
-static void half_close(struct connection *c) {
-    shutdown(c->fd, SHUT_WR);
-    c->state = HALF_CLOSED;
-}
-
-/* Sends as much of c's message as the kernel takes, which may be less than all. */
-static void send_to(struct connection *c) {
+/* Sends what is left of c's message, or the part of it that send() takes. */
+static void send_message(struct connection *c) {
     const char *rest = c->message + c->sent;
 
-    /* If the server is gone we want an error, EPIPE, not the signal SIGPIPE, which would end us
-     * without a word. */
+    /* If the connection is broken we want an error, EPIPE. Without MSG_NOSIGNAL we would also get
+     * the signal SIGPIPE, which kills the program without a message. */
     ssize_t sent = send(c->fd, rest, c->length - c->sent, MSG_NOSIGNAL);
 
     if (sent == -1 && !is_temporary(errno))
         fail(c, "send: %s", strerror(errno));
     if (sent > 0) {
-        say_data(c, "sending", rest, (size_t)sent);
+        say("%s: sending \"%s\"\n", c->name, escaped(rest, (size_t)sent));
         c->sent += (size_t)sent;
     }
 }
 
-/* Reads what has come back, which may be less than the whole echo, and checks every byte. */
-static void receive_from(struct connection *c) {
+/* Reads what has come back, which may be only a part of the echo, and compares it with the message.
+ * Closes c at end of file. */
+static void read_echo(struct connection *c) {
     static char buffer[BUFFER_SIZE];
     ssize_t received = recv(c->fd, buffer, sizeof buffer, 0);
 
@@ -298,16 +273,16 @@ static void receive_from(struct connection *c) {
             fail(c, "recv: %s", strerror(errno));
         return;
     }
-    if (received == 0) { /* end of file */
+    if (received == 0) { /* end of file: the server has closed its end */
         if (c->state != HALF_CLOSED)
             fail(c, "the server closed the connection after %zu of %zu bytes", c->received,
                  c->length);
-        printf("%s: closing socket\n", c->name);
+        say("%s: closing socket\n", c->name);
         close(c->fd);
         c->state = CLOSED;
         return;
     }
-    say_data(c, "received", buffer, (size_t)received);
+    say("%s: received \"%s\"\n", c->name, escaped(buffer, (size_t)received));
     for (const char *byte = buffer; byte < buffer + received; byte++) {
         if (c->received == c->length)
             fail(c, "the server sent more than its echo");
@@ -318,17 +293,103 @@ static void receive_from(struct connection *c) {
     }
 }
 
-/* Lets c do what it waits for, until it waits for nothing, or its deadline has passed. */
+/* Tells the server that we will send no more. The result is not checked: if shutdown() fails, the
+ * connection is broken, and recv() will say why. */
+static void half_close(struct connection *c) {
+    shutdown(c->fd, SHUT_WR);
+    c->state = HALF_CLOSED;
+}
+
+/* ---- Deadlines ---------------------------------------------------------------------------- */
+
+/* Returns how long to wait: until the deadline, in milliseconds; -1 is forever. Rounded up, or we
+ * would spin with a timeout of 0 during the last millisecond. */
+static int timeout(double deadline) {
+    if (deadline == INFINITY)
+        return -1;
+    double left = deadline - seconds();
+    return left > 0 ? (int)(left * 1000) + 1 : 0;
+}
+
+/* Sleeps until the deadline. A signal may interrupt poll() earlier, and then we call it again. */
+static void sleep_until(double deadline) {
+    while (seconds() < deadline)
+        if (poll(NULL, 0, timeout(deadline)) == -1 && errno != EINTR)
+            die("poll", errno);
+}
+
+/* Returns what we expect from the server now, in words. */
+static const char *awaited(const struct connection *c) {
+    if (c->state == CONNECTING)
+        return "answer";
+    if (c->state == HALF_CLOSED)
+        return "end of file";
+    return "whole reply";
+}
+
+/* Sleeps until c is ready, or a signal comes, or the deadline is reached. Ends the program if the
+ * deadline has passed already. */
+static void wait_for(const struct connection *c, double deadline) {
+    struct pollfd entry = {.fd = c->fd, .events = POLLIN};
+
+    if (seconds() >= deadline)
+        fail(c, "no %s within %g s (-l)", awaited(c), limit);
+    if (wants_write(c))
+        entry.events |= POLLOUT;
+    if (poll(&entry, 1, timeout(deadline)) == -1 && errno != EINTR)
+        die("poll", errno);
+}
+
+/* Connects c to the server, or ends the program. A server that is not quite started refuses the
+ * connection, so we try again 0.1, 0.2 and 0.4 s later. Each attempt has a new socket, because the
+ * old one cannot be used after connect() has failed. The pauses double, because a server in trouble
+ * needs clients that ask less often. The limit is for all attempts together. */
+static void connect_with_retries(struct connection *c) {
+    double deadline = seconds() + limit;
+
+    for (double backoff = 0.1;; backoff *= 2) {
+        int error = begin_connect(c);
+
+        while (error == EINPROGRESS) {
+            wait_for(c, deadline);
+            error = finish_connect(c);
+        }
+        if (error == 0)
+            return;
+        if (error != ECONNREFUSED || backoff > 0.4 || seconds() + backoff >= deadline)
+            die("connect", error);
+        say("connect: %s; trying again in %g s\n", strerror(error), backoff);
+        close(c->fd);
+        sleep_until(seconds() + backoff);
+    }
+}
+
+/* ---- The loop ----------------------------------------------------------------------------- */
+
+/* Does what c waits for, until c waits for nothing: sends a message and reads its echo, or reads
+ * end of file. All waits have the same deadline. */
 static void exchange(struct connection *c) {
     double deadline = seconds() + limit;
 
     while (wants_write(c) || wants_read(c)) {
         wait_for(c, deadline);
         if (wants_write(c))
-            send_to(c);
+            send_message(c);
         if (wants_read(c))
-            receive_from(c);
+            read_echo(c);
     }
+}
+
+/* ---- Starting up -------------------------------------------------------------------------- */
+
+/* Returns the seconds that text says, at most a day, or INFINITY for 0, which means never. */
+static double read_seconds(const char *text) {
+    char *end;
+    double value = strtod(text, &end);
+
+    if (end == text || *end != '\0' || !(value >= 0 && value <= 24 * 60 * 60))
+        usage("SECONDS is not a number from 0 to 86400");
+    return value == 0 ? INFINITY : value;
 }
 
 int main(int argc, char *argv[]) {
@@ -336,28 +397,28 @@ int main(int argc, char *argv[]) {
     struct connection connection = {0};
     int option;
 
-    opterr = 0;
+    opterr = 0; /* usage() says what is wrong, not getopt() */
     while ((option = getopt(argc, argv, "p:l:")) != -1) {
         if (option == 'p')
             pause_length = read_seconds(optarg);
         else if (option == 'l')
             limit = read_seconds(optarg);
         else
-            usage("there is no such option");
+            usage("unknown or incomplete option");
     }
-    server_port = optind < argc ? argv[optind++] : "10000";
-    server_host = optind < argc ? argv[optind++] : "127.0.0.1";
-    char **messages = optind < argc ? argv + optind : walkthrough;
-    if (strspn(server_port, "0123456789") != strlen(server_port) || atol(server_port) < 1 ||
-        atol(server_port) > 65535)
+    port = optind < argc ? argv[optind] : "10000";
+    host = optind + 1 < argc ? argv[optind + 1] : "127.0.0.1";
+    char **messages = optind + 2 < argc ? argv + optind + 2 : walkthrough;
+    char *end;
+    long number = strtol(port, &end, 10);
+    if (end == port || *end != '\0' || number < 1 || number > 65535)
         usage("PORT is not a number from 1 to 65535");
     for (int i = 0; messages[i] != NULL; i++)
         if (messages[i][0] == '\0')
-            usage("a MESSAGE is empty; nothing would come back");
+            usage("a MESSAGE is empty, so nothing would come back");
 
-    setvbuf(stdout, NULL, _IOLBF, BUFSIZ); /* a line goes out whole, and at once */
-    printf("connecting to %s port %s\n", server_host, server_port);
-    connect_patiently(&connection);
+    say("connecting to %s port %s\n", host, port);
+    connect_with_retries(&connection);
 
     for (; *messages != NULL; messages++) {
         start_message(&connection, *messages);
