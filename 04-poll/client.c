@@ -1,15 +1,19 @@
-/* client: a pipe to the server, with poll(2).
+/* client: copies standard input to an echo server, and the echo to standard output, with poll(2).
  *
  *     cc client.c -o client
  *     ./client                    in another window: ./server; type lines, and Ctrl-D at the end
  *     ./client <file | cmp - file
  *
- * Watch for: one call waits for standard input, for the socket and for standard output alike. So
- * we hear that the server has left even while we wait for somebody to type; and a file of any size
- * goes through, because we read its echo while we still send it.
+ * New in stage 04: one poll() waits for standard input, for the socket and for standard output,
+ * because poll() takes descriptors of any kind. So the client notices that the server has left
+ * while it waits for you to type. Start reading at the struct, then transfer().
  *
- * Left out on purpose: a connect() that does not wait (02), an end to our patience with a server
- * that never answers (06).
+ * Watch for: at the end of its input the client half-closes the connection and goes on until the
+ * rest of the echo has arrived. And an entry that waits for nothing gets the descriptor -1, because
+ * poll() reports POLLHUP and POLLERR though we never ask for them.
+ *
+ * Left out on purpose: a connect() that does not block (stage 02), and giving up on a server that
+ * does not answer (stage 06). The echo is counted but not compared with the input; cmp does that.
  */
 #define _POSIX_C_SOURCE 200809L
 
@@ -17,7 +21,6 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <netdb.h>
-#include <netinet/in.h>
 #include <poll.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -27,35 +30,48 @@
 #include <unistd.h>
 
 enum {
-    BUFFER_SIZE = 64 * 1024, /* bytes that may be on their way through us, in each direction */
-    NAME_SIZE = 80,          /* room for "[address]:port" */
+    BUFFER_SIZE = 64 * 1024, /* the most bytes that a queue holds */
+    NAME_SIZE = 80,          /* enough for "[address]:port" */
 };
 
-/* What came in on one side and has not gone out on the other. */
+/* The bytes that we have read and not yet passed on. There is one queue for each direction:
+ *
+ *   to_server   from standard input, with read(), to the server, with send()
+ *   to_output   from the server, with recv(), to standard output, with write()
+ *
+ * A queue is filled by one read() or recv(), and only when it is empty. Then send() or write()
+ * takes its bytes, in as many calls as that needs.
+ *
+ * Assume that standard output is a pipe and its reader is slow. Then to_output is not empty, and we
+ * stop reading the echo. Then the server stops reading what we send, so to_server is not empty
+ * either, and we stop reading our input. No program has to store more and more. This is called
+ * backpressure. */
 struct queue {
     char bytes[BUFFER_SIZE];
-    size_t length;            /* bytes in the queue, */
-    size_t sent;              /* of which so many have gone out */
-    unsigned long long total; /* bytes that have gone out since we began */
+    size_t length;            /* how many bytes there were at first; 0 if the queue is empty */
+    size_t sent;              /* how many of them have been passed on */
+    unsigned long long total; /* how many bytes this queue has passed on since we started */
 };
 
-static struct queue to_server; /* from standard input to the socket */
-static struct queue to_output; /* from the socket to standard output */
+static struct queue to_server;
+static struct queue to_output;
 
-static bool input_ended;   /* nothing more comes in from standard input, */
-static bool sending_ended; /* nothing more goes out to the server, */
-static bool server_ended;  /* nothing more comes back */
-static bool failed;        /* not all went well, and we have said what */
-static bool quiet;         /* -q: nothing but errors */
+static bool input_ended;   /* standard input has ended, or we no longer need it */
+static bool sending_ended; /* we have told the server that we will send no more */
+static bool server_ended;  /* the server will send no more, or the connection is broken */
+static bool failed;        /* something went wrong: the exit status will be 1 */
 
-static const char *server_port = "10000";
-static const char *server_host = "127.0.0.1";
+static const char *port, *host; /* where the server listens, as text */
+static bool quiet;              /* -q: print only errors */
 
-/* A line about what happens. Not on standard output, which is for the echo alone. */
+/* ---- Reporting ---------------------------------------------------------------------------- */
+
+/* Logs a line about what happens, unless -q is given. It goes to standard error, because standard
+ * output is for the echo alone. */
 #define say(...) ((void)(quiet || fprintf(stderr, __VA_ARGS__)))
 
-/* Says what went wrong: a call and its error, or something else (0: no error). It does not end
- * the program. What has come back is still to be written; but the exit status will be 1. */
+/* Reports what went wrong, with an error (0 if there is none). The program goes on, because bytes
+ * that have come back are still to be written. */
 static void note_failure(const char *what, int error) {
     fprintf(stderr, "client: %s%s%s (%llu bytes sent, %llu came back)\n", what, error ? ": " : "",
             error ? strerror(error) : "", to_server.total, to_output.total);
@@ -66,90 +82,92 @@ static void usage(const char *problem) {
     fprintf(stderr,
             "client: %s\n"
             "usage: client [-q] [PORT [HOST]]\n"
-            "sends standard input to an echo server, and what comes back to standard output\n"
-            "-q: nothing but errors; PORT 10000; HOST 127.0.0.1\n",
+            "sends standard input to an echo server, and prints what comes back\n"
+            "-q: print only errors; default PORT 10000, HOST 127.0.0.1\n",
             problem);
     exit(2);
 }
 
-/* Ends the program: there is no connection, because this call failed. */
+/* Ends the program because a call has failed and there is no connection to go on with. */
 static void die(const char *call, int error) {
     const char *advice = "see its manual page";
 
     if (error == ECONNREFUSED)
         advice = "is the server running there?";
     else if (error == ETIMEDOUT || error == EHOSTUNREACH || error == ENETUNREACH)
-        advice = "is HOST right, and is there a way to it?";
-    fprintf(stderr, "client: %s %s port %s: %s (%s)\n", call, server_host, server_port,
-            strerror(error), advice);
+        advice = "is HOST right, and is there a route to it?";
+    fprintf(stderr, "client: %s %s port %s: %s (%s)\n", call, host, port, strerror(error), advice);
     exit(1);
 }
 
-/* Not an error: there is nothing yet, or a signal came first. We ask again next time.
- * (POSIX lets EAGAIN and EWOULDBLOCK differ. On Linux they are one.) */
+/* ---- Helpers ------------------------------------------------------------------------------ */
+
+/* Should we just make the failed call again, later? EAGAIN or EWOULDBLOCK: it would have blocked.
+ * (They are the same on Linux.) EINTR: it was interrupted, by a signal that does not kill us. */
 static bool is_temporary(int error) {
     return error == EAGAIN || error == EWOULDBLOCK || error == EINTR;
 }
 
-/* From now on a call on fd that would have to wait fails with EAGAIN instead: O_NONBLOCK in
- * open(2). Returns -1, with errno set, if that cannot be had. */
+/* From now on a call on fd that would block fails with EAGAIN instead: O_NONBLOCK in open(2).
+ * Returns -1, with errno set, on failure. */
 static int set_nonblocking(int fd) {
-    int flags = fcntl(fd, F_GETFL);
-
-    return flags == -1 ? -1 : fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+    return fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
 }
 
-/* Returns the server's address in the form that connect() takes. */
-static struct addrinfo *server_address(void) {
-    const struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
-                                   .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV};
-    struct addrinfo *address;
-
-    if (getaddrinfo(server_host, server_port, &hints, &address) != 0)
-        usage("HOST is not a numeric address, such as 127.0.0.1 or ::1");
-    return address;
-}
-
-/* Writes the address as 127.0.0.1:55821 or [::1]:55821. Always in numbers: to ask a name server
- * would keep everybody waiting. */
+/* Writes address as text, such as 127.0.0.1:55821 or, for IPv6, [::1]:55821, into name, which has
+ * NAME_SIZE bytes. Always in numbers, because to look up a host's name may take seconds.
+ *
+ * (There is a struct for each kind of address. sockaddr_storage has room for any of them, and the
+ * calls take a pointer to sockaddr, which stands for all of them: hence the casts.) */
 static void write_name(char *name, const struct sockaddr_storage *address, socklen_t length) {
-    char host[64] = "?", port[8] = "?";
+    char ip[64] = "?", number[8] = "?";
 
-    getnameinfo((const struct sockaddr *)address, length, host, sizeof host, port, sizeof port,
+    getnameinfo((const struct sockaddr *)address, length, ip, sizeof ip, number, sizeof number,
                 NI_NUMERICHOST | NI_NUMERICSERV);
-    snprintf(name, NAME_SIZE, strchr(host, ':') ? "[%s]:%s" : "%s:%s", host, port);
+    snprintf(name, NAME_SIZE, strchr(ip, ':') ? "[%s]:%s" : "%s:%s", ip, number);
 }
 
-/* A signal ended our wait in connect(), but the connecting goes on, and to call connect() again
- * would be an error. When it is done the socket becomes writable; also when it has failed, so we
- * must ask SO_ERROR: EINPROGRESS in connect(2). */
-static void finish_connect(int server) {
-    struct pollfd one = {.fd = server, .events = POLLOUT};
+/* ---- A connection's life ------------------------------------------------------------------ */
+
+/* Waits until fd is connected, after a signal has interrupted connect(). The kernel goes on with
+ * it, and to call connect() again would be an error. When the kernel has finished, fd is writable.
+ * It is writable also if connecting has failed, so we ask for the error: SO_ERROR in socket(7). */
+static void await_connect(int fd) {
+    struct pollfd entry = {.fd = fd, .events = POLLOUT};
     int error = 0;
     socklen_t length = sizeof error;
 
-    while (poll(&one, 1, -1) == -1 && is_temporary(errno))
-        continue;
-    getsockopt(server, SOL_SOCKET, SO_ERROR, &error, &length);
+    while (poll(&entry, 1, -1) == -1)
+        if (errno != EINTR)
+            die("poll", errno);
+    getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length);
     if (error != 0)
         die("connect", error);
 }
 
-/* Returns the descriptor of a socket that is connected to the server. */
-static int open_connection(const struct addrinfo *address) {
+/* Returns the descriptor of a socket that is connected to the server, or ends the program. Only
+ * connect() may block here, because there is nothing else to do yet. Later calls do not. */
+static int open_connection(void) {
+    const struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
+                                   .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV};
+    struct addrinfo *address; /* host and port in the form that socket() and connect() want */
     struct sockaddr_storage own;
     socklen_t length = sizeof own;
     char name[NAME_SIZE];
-    int server = socket(address->ai_family, address->ai_socktype, address->ai_protocol);
 
+    /* SOCK_STREAM means TCP; the AI_ flags mean that both texts are numbers. */
+    if (getaddrinfo(host, port, &hints, &address) != 0)
+        usage("HOST is not a numeric address, such as 127.0.0.1 or ::1");
+    say("connecting to %s port %s\n", host, port);
+    int server = socket(address->ai_family, address->ai_socktype, address->ai_protocol);
     if (server == -1)
         die("socket", errno);
-    /* This call alone may wait: there is nothing else to do yet. 02 shows the other way. */
     if (connect(server, address->ai_addr, address->ai_addrlen) == -1) {
         if (errno != EINTR)
             die("connect", errno);
-        finish_connect(server);
+        await_connect(server);
     }
+    freeaddrinfo(address);
     if (set_nonblocking(server) == -1)
         die("fcntl", errno);
     getsockname(server, (struct sockaddr *)&own, &length);
@@ -158,76 +176,72 @@ static int open_connection(const struct addrinfo *address) {
     return server;
 }
 
-/* What a queue waits for, as in the servers: more, only when it is empty. So if nobody takes what
- * we write, we soon stop reading the echo, then the server stops reading what we send, and then we
- * stop reading our input: nobody has to store more and more. */
-static bool wants_read(const struct queue *queue) {
+static bool is_empty(const struct queue *queue) {
     return queue->length == 0;
 }
 
-static bool wants_write(const struct queue *queue) {
-    return queue->length > 0;
-}
-
-static void fill(struct queue *queue, ssize_t received) {
-    queue->length = (size_t)received;
+/* Notes that queue, which was empty, has been filled with count bytes. */
+static void note_filled(struct queue *queue, ssize_t count) {
+    queue->length = (size_t)count;
     queue->sent = 0;
 }
 
-static void take(struct queue *queue, ssize_t sent) {
-    queue->total += (size_t)sent;
-    queue->sent += (size_t)sent;
+/* Notes that count bytes of queue have been passed on. */
+static void note_sent(struct queue *queue, ssize_t count) {
+    queue->total += (size_t)count;
+    queue->sent += (size_t)count;
     if (queue->sent == queue->length)
         queue->length = 0;
 }
 
-/* Fills the queue to the server, which is empty. */
+/* Fills to_server, which is empty, from standard input. */
 static void read_input(void) {
     ssize_t received = read(STDIN_FILENO, to_server.bytes, sizeof to_server.bytes);
 
     if (received > 0) {
-        fill(&to_server, received);
+        note_filled(&to_server, received);
         return;
     }
     if (received == -1 && is_temporary(errno))
         return;
     input_ended = true;
-    if (received == -1 && errno != EIO) /* EIO: a terminal, and nobody is there any more */
-        note_failure("read", errno);
+    if (received == -1 && errno != EIO) /* EIO: our terminal is gone, so this is the end, too */
+        note_failure("standard input", errno);
     else
         say("end of input after %llu bytes\n", to_server.total);
 }
 
-/* Sends as much of the queue to the server as the kernel takes, which may be less than all. */
-static void send_to(int server) {
+/* Sends what is left of to_server, or the part of it that send() takes. */
+static void send_input(int server) {
     const char *rest = to_server.bytes + to_server.sent;
 
-    /* If the server is gone we want an error, EPIPE, not the signal SIGPIPE, which would end us
-     * without a word. */
+    /* If the connection is broken we want an error, EPIPE. Without MSG_NOSIGNAL we would also get
+     * the signal SIGPIPE, which kills the program without a message. */
     ssize_t sent = send(server, rest, to_server.length - to_server.sent, MSG_NOSIGNAL);
 
     if (sent >= 0) {
-        take(&to_server, sent);
+        note_sent(&to_server, sent);
     } else if (!is_temporary(errno)) {
         note_failure("send", errno);
         to_server.length = 0;
-        input_ended = true; /* but what the server sent before it left can still be read */
+        input_ended = true; /* but we can still read what the server sent before it left */
     }
 }
 
-/* Tells the server that nothing more will come from us; it can still answer: shutdown(2). If this
- * fails the connection has broken, and recv() will say how. */
+/* Tells the server that we will send no more. The result is not checked: if shutdown() fails, the
+ * connection is broken, and recv() will say why. */
 static void half_close(int server) {
     shutdown(server, SHUT_WR);
     sending_ended = true;
 }
 
-/* Fills the queue to the output, which is empty. */
-static void receive_from(int server) {
+/* Fills to_output, which is empty, with what has come back. At end of file all of the echo must be
+ * there: we count the bytes. */
+static void receive_echo(int server) {
     ssize_t received = recv(server, to_output.bytes, sizeof to_output.bytes, 0);
 
     if (received > 0) {
-        fill(&to_output, received);
+        note_filled(&to_output, received);
         return;
     }
     if (received == -1 && is_temporary(errno))
@@ -243,101 +257,110 @@ static void receive_from(int server) {
         say("closing socket after %llu bytes came back\n", to_output.total);
 }
 
-/* Writes a piece of the queue to the output, which poll() has found writable.
+/* Writes a piece of to_output to standard output, which poll() has found writable.
  *
- * If that is a pipe with a slow reader, a long write() would wait for it, and we could not hear the
- * server. O_NONBLOCK is no way out: it would hold for all who have the same file open, the shell
- * and its other programs, and their output would fail with EAGAIN. But Linux calls a pipe writable
- * only when it has room for PIPE_BUF bytes; so a write() of no more than that returns at once.
+ * Standard output is not ours alone. If we set O_NONBLOCK, it would hold for every program that has
+ * the same file open, such as the shell, and their output would fail with EAGAIN. So write() may
+ * block, and we keep it from doing so in another way. Linux calls a pipe writable only when it has
+ * room for PIPE_BUF bytes, so a write() of no more than that returns at once.
  *
- * If the reader has left, SIGPIPE ends us without a word. Here that is right: nobody wants the
- * rest, and this is what every program in a pipeline does. */
+ * If the reader of the pipe has left, SIGPIPE kills us without a message. Here that is right. Every
+ * program in a pipeline ends in this way when the next one needs no more. */
 static void write_output(void) {
     size_t length = to_output.length - to_output.sent;
     ssize_t written = write(STDOUT_FILENO, to_output.bytes + to_output.sent,
                             length < PIPE_BUF ? length : PIPE_BUF);
 
     if (written >= 0) {
-        take(&to_output, written);
+        note_sent(&to_output, written);
     } else if (!is_temporary(errno)) {
-        note_failure("write", errno);
+        note_failure("standard output", errno);
         exit(1);
     }
 }
 
-/* Has poll() watch fd for reading, for writing, for both, or not at all. To ask for no event would
- * not be enough: POLLHUP and POLLERR are reported unasked, and if we have no use for them now,
- * again and again. An entry with -1 is passed over. */
-static void watch(struct pollfd *entry, int fd, bool reading, bool writing) {
+/* ---- The loop ----------------------------------------------------------------------------- */
+
+/* Makes entry wait until fd is readable, or writable, or either, or for nothing. For nothing it is
+ * not enough to set events to 0: poll() would still report POLLHUP and POLLERR, and return at once,
+ * every time. It ignores an entry with the descriptor -1. */
+static void set_entry(struct pollfd *entry, int fd, bool reading, bool writing) {
     entry->fd = reading || writing ? fd : -1;
     entry->events = (short)((reading ? POLLIN : 0) | (writing ? POLLOUT : 0));
 }
 
-/* Carries bytes both ways, until nothing more comes back. */
-static void converse(int server) {
-    struct pollfd watched[3], *input = &watched[0], *connection = &watched[1],
-                              *output = &watched[2];
+/* Copies in both directions until the server has ended. */
+static void transfer(int server) {
+    struct pollfd watched[3];
+    struct pollfd *input = &watched[0], *connection = &watched[1], *output = &watched[2];
 
     while (!server_ended) {
-        watch(input, STDIN_FILENO, !input_ended && wants_read(&to_server), false);
-        watch(connection, server, wants_read(&to_output), wants_write(&to_server));
-        watch(output, STDOUT_FILENO, false, wants_write(&to_output));
+        set_entry(input, STDIN_FILENO, !input_ended && is_empty(&to_server), false);
+        set_entry(connection, server, is_empty(&to_output), !is_empty(&to_server));
+        set_entry(output, STDOUT_FILENO, false, !is_empty(&to_output));
         if (poll(watched, 3, -1) == -1) {
-            /* Nothing has been reported. That a signal came is no error. */
             if (errno != EINTR)
                 die("poll", errno);
-            continue;
+            continue; /* a signal interrupted it: nothing has been reported */
         }
 
-        /* A pipe whose writer has left gives POLLIN and POLLHUP as long as bytes are in it, then
-         * POLLHUP alone; a file gives POLLIN at its end, too; a reset socket POLLERR. So whatever
-         * is reported, we make the call that we wanted to make. Only it tells data, end and error
-         * apart, and it gives all the data before the end. */
+        /* Whatever is reported, we make the call that we wanted to make. Only the call can tell
+         * data, end of file and an error apart. For example, a pipe that has been closed at its
+         * other end reports POLLIN and POLLHUP while there are bytes in it, then only POLLHUP. A
+         * file reports POLLIN even at its end, and a connection that was reset reports POLLERR. */
         if (input->revents != 0)
             read_input();
         if (output->revents != 0)
             write_output();
         if (connection->events & POLLIN && connection->revents & (POLLIN | POLLHUP | POLLERR))
-            receive_from(server);
+            receive_echo(server);
         if (connection->events & POLLOUT && connection->revents & (POLLOUT | POLLHUP | POLLERR))
-            send_to(server);
-        if (input_ended && !wants_write(&to_server) && !sending_ended)
+            send_input(server);
+        if (input_ended && is_empty(&to_server) && !sending_ended)
             half_close(server);
     }
 }
 
-int main(int argc, char *argv[]) {
-    int option;
+/* ---- Starting up -------------------------------------------------------------------------- */
 
-    opterr = 0;
-    while ((option = getopt(argc, argv, "q")) != -1) {
-        if (option != 'q')
-            usage("there is no such option");
-        quiet = true;
-    }
-    if (optind < argc)
-        server_port = argv[optind++];
-    if (optind < argc)
-        server_host = argv[optind++];
-    if (optind < argc)
-        usage("there are too many arguments");
-    if (strspn(server_port, "0123456789") != strlen(server_port) || atol(server_port) < 1 ||
-        atol(server_port) > 65535)
-        usage("PORT is not a number from 1 to 65535");
-
-    /* A new descriptor is the lowest free one. If one of the first three were closed, our socket
-     * would take its place, and we would read our input from the server, or write to it. */
+/* Makes sure that descriptors 0, 1 and 2 are open. A new descriptor is always the lowest free one,
+ * so our socket would take the place of a closed one. For example, we would read our input from the
+ * server. */
+static void check_descriptors(void) {
     for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
         if (fcntl(fd, F_GETFD) == -1) {
-            fprintf(stderr, "client: descriptor %d: %s (it must be open)\n", fd, strerror(errno));
+            fprintf(stderr,
+                    "client: descriptor %d: %s "
+                    "(standard input, output and error must be open)\n",
+                    fd, strerror(errno));
             exit(1);
         }
+}
 
-    setvbuf(stderr, NULL, _IOLBF, BUFSIZ); /* a line goes out whole */
-    struct addrinfo *address = server_address();
-    say("connecting to %s port %s\n", server_host, server_port);
-    int server = open_connection(address);
-    freeaddrinfo(address);
-    converse(server);
+int main(int argc, char *argv[]) {
+    static char log_buffer[BUFSIZ];
+    int option;
+
+    opterr = 0; /* usage() says what is wrong, not getopt() */
+    while ((option = getopt(argc, argv, "q")) != -1) {
+        if (option == 'q')
+            quiet = true;
+        else
+            usage("unknown or incomplete option");
+    }
+    port = optind < argc ? argv[optind] : "10000";
+    host = optind + 1 < argc ? argv[optind + 1] : "127.0.0.1";
+    if (optind + 2 < argc)
+        usage("there are too many arguments");
+    char *end;
+    long number = strtol(port, &end, 10);
+    if (end == port || *end != '\0' || number < 1 || number > 65535)
+        usage("PORT is not a number from 1 to 65535");
+
+    /* stderr has no buffer of its own, so a line of the log would go out in pieces. */
+    setvbuf(stderr, log_buffer, _IOLBF, sizeof log_buffer);
+    check_descriptors();
+    int server = open_connection();
+    transfer(server);
     return failed ? 1 : 0;
 }

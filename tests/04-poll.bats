@@ -451,6 +451,14 @@ fd_flags() {
     expected "exit status 2 for a host that is not an address, and for a third argument"
     run_client 2 10000 "no such host"
     run_client 2 10000 127.0.0.1 hello
+    [[ -c /dev/full ]] || return 0
+    expected "exit status 1, and the reason on standard error, when standard output is a full disk"
+    because "write() fails with ENOSPC: report it with strerror(), and exit with status 1"
+    printf hello >"$BATS_TEST_TMPDIR/hello"
+    start_server
+    start_client --input "$BATS_TEST_TMPDIR/hello" --output /dev/full "$port" "$host"
+    client_ends 1
+    client_complains "o space left"
 }
 
 # ---- revents.c -------------------------------------------------------------------------------
