@@ -3,15 +3,25 @@
  *     cc client.c -o client
  *     ./client -c 1000 -d 5       in another window: ./server -q
  *
- * Watch for: ten thousand connections need no more code than two. Each is a few numbers, and what
- * it waits for follows from them. Messages are not stored: all are cut from one pattern, so that
- * every byte that comes back can be checked by its place in the stream. Nor are the times that they
- * took: a histogram counts them. When all connections are open, and each has had one message back
- * that is not counted, the clock starts.
+ * New in stage 05: ten thousand connections, with epoll as in server.c. The clients of the other
+ * stages check whether an echo is right. This one also measures how long it takes.
  *
- * Left out on purpose: a steady rate. A connection sends when something has come back, so a server
- * that slows down is asked for less; and with many connections a message also waits for its turn
- * in here. So compare servers with it, but take no figure for the server's alone.
+ *   opening     The connections open, at most OPENING_MAX at a time. Each gets one message back
+ *               that does not count, which shows that the server has accepted it.
+ *   measuring   The clock starts when all are open. A connection sends messages, with at most -P of
+ *               them in flight, and begins the next one when an echo is back.
+ *   reporting   The clock stops with the last echo.
+ *
+ * We store neither messages nor times. All messages are cut from one pattern, so each byte that
+ * comes back can be checked by its place in the stream. The times are counted in a histogram.
+ *
+ * Start reading at the struct, then run(), then send_messages(), read_echoes() and may_send().
+ *
+ * Watch for: a message also waits for its turn in this program. Use the figures to compare servers
+ * with each other, and not as the time that one server takes.
+ *
+ * Left out on purpose: a steady rate. A connection sends again only when something has come back,
+ * so a slow server gets fewer messages, and its latency looks better than users would find it.
  */
 #define _POSIX_C_SOURCE 200809L
 
@@ -34,107 +44,108 @@
 #include <unistd.h>
 
 enum {
-    BUFFER_SIZE = 64 * 1024, /* bytes that one recv() or send() may move */
-    PATTERN_PERIOD = 65521,  /* bytes after which the pattern repeats: a prime number */
-    BUCKETS = 32,            /* of the histogram, for each doubling of the time */
-    EVENTS_MAX = 64,         /* events that one epoll_wait() may bring; the rest come next time */
-    OPENING_MAX = 100,       /* connections that may be on their way into the server at once */
-    SOURCES_MAX = 200,       /* addresses that we may connect from */
-    DESCRIPTORS_SPARE = 16,  /* descriptors for all that is no connection */
-    PATIENCE = 5,            /* seconds that we wait for an echo */
+    BUFFER_SIZE = 64 * 1024, /* the most bytes that one recv() or send() moves */
+    EVENTS_MAX = 64,         /* the most events that one epoll_wait() returns */
+    NAME_SIZE = 80,          /* enough for "[address]:port" */
+    PATTERN_PERIOD = 65521,  /* after this many bytes the pattern repeats: a prime number */
+    BUCKETS = 32,            /* buckets of the histogram for each doubling of the time */
+    OPENING_MAX = 100,       /* the most connections that are opening at the same time */
+    SOURCES_MAX = 200,       /* the most addresses that we connect from */
+    DESCRIPTORS_SPARE = 16,  /* descriptors for everything that is not a connection */
+    PATIENCE = 5,            /* seconds without an echo after which we give up */
 };
 
+/* A connection with the server. Its messages follow each other in one stream of bytes, and two
+ * positions in this stream say everything about it:
+ *
+ *   sent       how many bytes send() has taken. The message in which this position lies has begun,
+ *              and all messages before it have been sent.
+ *   received   how many bytes have come back. All messages before this position are complete.
+ *
+ * The messages between the two are in flight. For each of them we keep the time when it began,
+ * until it is complete. There are at most in_flight_max of them, so that many places are enough:
+ * message i has the place i % in_flight_max. */
 struct connection {
     int fd;
-    uint32_t interest;  /* the events that the kernel watches for; 0 before it does */
-    long long sent;     /* bytes of its stream that the kernel has taken from us, */
-    long long received; /* and those that have come back */
-    double *begun_at;   /* when message i went out, at [i % in_flight_max], until it is back */
+    uint32_t interest;  /* the events that the kernel watches for, 0 before it does */
+    long long sent;     /* how many bytes of its stream send() has taken */
+    long long received; /* how many of them have come back */
+    double *begun_at;   /* when message i began, in seconds(), at [i % in_flight_max] */
 };
 
-static long long connection_count = 100; /* -c */
-static long long messages = INT64_MAX;   /* -n: in all */
-static double duration = INFINITY;       /* -d: seconds */
-static long long message_size = 64;      /* -s */
-static long long in_flight_max = 1;      /* -P: messages of one connection on their way at once */
-static bool quiet;                       /* -q: no progress line */
-static const char *server_port = "10000";
-static const char *server_host = "127.0.0.1";
+static long long connection_count = 100;    /* -c: connections */
+static long long message_count = INT64_MAX; /* -n: messages, of all connections together */
+static double duration = INFINITY;          /* -d: seconds after which no message begins */
+static long long message_size = 64;         /* -s: bytes in a message */
+static long long in_flight_max = 1;         /* -P: the most messages in flight per connection */
+static bool quiet;                          /* -q: do not show the progress */
 
-static int epoll; /* the descriptor of the kernel's list */
-static struct connection *connections;
-static char pattern[PATTERN_PERIOD + BUFFER_SIZE]; /* a buffer can begin anywhere in the period */
+static int epoll;                      /* the descriptor of the kernel's list */
+static struct connection *connections; /* connection_count of them */
+static bool opening = true;            /* not all connections have had their first echo */
+static long long begun_count;          /* how many of them have begun to connect */
+static long long open_count;           /* how many have had their first echo */
+static long long messages_left;        /* how many messages may still begin */
+static long long in_flight;            /* how many have begun and are not complete */
+static long long finished;             /* how many are complete */
+static double started_at;              /* when the first of them began, in seconds() */
+static double last_progress;           /* when something last came back */
 
-static bool opening = true;     /* not all connections have had their first echo, */
-static long long begun_count;   /* though so many have begun to connect, */
-static long long open_count;    /* and so many have had it */
-static long long messages_left; /* messages that may still be begun, */
-static long long in_flight;     /* those that have begun and are not back, */
-static long long finished;      /* and those that are back */
-static double started_at;       /* when the first of them could begin, in seconds() */
-static double last_progress;    /* when something last came back */
+static char pattern[PATTERN_PERIOD + BUFFER_SIZE]; /* a buffer may begin anywhere in the period */
 
-static long long histogram[64 * BUCKETS]; /* messages, by the nanoseconds that they took */
-static long long longest;
+static long long histogram[64 * BUCKETS]; /* how many messages took that many nanoseconds */
+static long long longest;                 /* the nanoseconds that the slowest of them took */
+
+static const char *port, *host; /* where the server listens, as text */
+
+/* ---- Reporting ---------------------------------------------------------------------------- */
 
 static void usage(const char *problem) {
-    fprintf(
-        stderr,
-        "client: %s\n"
-        "usage: client [-q] [-c CONNECTIONS] [-n MESSAGES] [-d SECONDS] [-s BYTES]\n"
-        "              [-P IN_FLIGHT] [PORT [HOST]]\n"
-        "-c: connections (100); -s: bytes in a message (64); -P: messages that a connection may\n"
-        "have on their way at once (1); -n: end after so many messages, of all connections;\n"
-        "-d: end after so long (10, unless there is -n); -q: no progress line;\n"
-        "PORT 10000; HOST 127.0.0.1\n",
-        problem);
+    fprintf(stderr,
+            "client: %s\n"
+            "usage: client [-q] [-c CONNECTIONS] [-n MESSAGES] [-d SECONDS] [-s BYTES]\n"
+            "              [-P IN_FLIGHT] [PORT [HOST]]\n"
+            "-c: connections to open (100)\n"
+            "-n: messages to send, on all connections together (no limit)\n"
+            "-d: seconds to send messages for (10, or no limit if there is -n)\n"
+            "-s: bytes in a message (64)\n"
+            "-P: messages that each connection may have in flight (1)\n"
+            "-q: do not show the progress; default PORT 10000, HOST 127.0.0.1\n",
+            problem);
     exit(2);
 }
 
-/* Ends the program: there is no connection, because this call failed. */
+/* Ends the program because a call has failed and there is no connection to go on with. */
 static void die(const char *call, int error) {
     const char *advice = "see its manual page";
 
     if (error == ECONNREFUSED)
         advice = "is the server running there?";
     else if (error == ETIMEDOUT || error == EHOSTUNREACH || error == ENETUNREACH)
-        advice = "is HOST right, and is there a way to it?";
+        advice = "is HOST right, and is there a route to it?";
     else if (error == EMFILE)
         advice = "ask for fewer connections with -c, or raise ulimit -n";
     else if (error == EADDRNOTAVAIL || error == EADDRINUSE || error == EAFNOSUPPORT)
         advice = "no port is free, or this machine cannot reach such addresses; try 127.0.0.1";
-    fprintf(stderr, "client: %s %s port %s: %s (%s)\n", call, server_host, server_port,
-            strerror(error), advice);
+    fprintf(stderr, "client: %s %s port %s: %s (%s)\n", call, host, port, strerror(error), advice);
     exit(1);
 }
 
-/* Ends the program: the connection broke, or what came back is not our echo. */
-static void fail(const struct connection *c, const char *why, ...) {
-    struct sockaddr_storage own;
-    socklen_t length = sizeof own;
-    char host[64] = "?", port[8] = "?";
-    va_list arguments;
+/* ---- Helpers ------------------------------------------------------------------------------ */
 
-    getsockname(c->fd, (struct sockaddr *)&own, &length);
-    getnameinfo((struct sockaddr *)&own, length, host, sizeof host, port, sizeof port,
-                NI_NUMERICHOST | NI_NUMERICSERV);
-    fprintf(stderr, strchr(host, ':') ? "client: [%s]:%s: " : "client: %s:%s: ", host, port);
-    va_start(arguments, why);
-    vfprintf(stderr, why, arguments);
-    va_end(arguments);
-    if (opening)
-        fprintf(stderr, " (%lld of %lld connections were open)", open_count, connection_count);
-    fprintf(stderr, "\n");
-    exit(1);
-}
-
-/* Not an error: there is nothing yet, or a signal came first. We ask again next time.
- * (POSIX lets EAGAIN and EWOULDBLOCK differ. On Linux they are one.) */
+/* Should we just make the failed call again, later? EAGAIN or EWOULDBLOCK: it would have blocked.
+ * (They are the same on Linux.) EINTR: it was interrupted, by a signal that does not kill us. */
 static bool is_temporary(int error) {
     return error == EAGAIN || error == EWOULDBLOCK || error == EINTR;
 }
 
-/* Seconds on a clock that nobody can set: see CLOCK_MONOTONIC in clock_gettime(2). */
+/* From now on a call on fd that would block fails with EAGAIN instead: O_NONBLOCK in open(2).
+ * Returns -1, with errno set, on failure. */
+static int set_nonblocking(int fd) {
+    return fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+}
+
+/* Returns the seconds since some moment in the past: CLOCK_MONOTONIC in clock_gettime(2). */
 static double seconds(void) {
     struct timespec now;
 
@@ -142,15 +153,22 @@ static double seconds(void) {
     return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
-/* From now on a call on fd that would have to wait fails with EAGAIN instead: O_NONBLOCK in
- * open(2). Returns -1, with errno set, if that cannot be had. */
-static int set_nonblocking(int fd) {
-    int flags = fcntl(fd, F_GETFL);
+/* Writes address as text, such as 127.0.0.1:55821 or, for IPv6, [::1]:55821, into name, which has
+ * NAME_SIZE bytes. Always in numbers, because to look up a host's name may take seconds.
+ *
+ * (There is a struct for each kind of address. sockaddr_storage has room for any of them, and the
+ * calls take a pointer to sockaddr, which stands for all of them: hence the casts.) */
+static void write_name(char *name, const struct sockaddr_storage *address, socklen_t length) {
+    char ip[64] = "?", number[8] = "?";
 
-    return flags == -1 ? -1 : fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+    getnameinfo((const struct sockaddr *)address, length, ip, sizeof ip, number, sizeof number,
+                NI_NUMERICHOST | NI_NUMERICSERV);
+    snprintf(name, NAME_SIZE, strchr(ip, ':') ? "[%s]:%s" : "%s:%s", ip, number);
 }
 
-/* Fills the pattern with bytes that look like chance but are the same in each run. */
+/* ---- The pattern -------------------------------------------------------------------------- */
+
+/* Fills the pattern with bytes that look random but are the same in each run. */
 static void make_pattern(void) {
     uint32_t state = 1;
 
@@ -160,16 +178,19 @@ static void make_pattern(void) {
     }
 }
 
-/* The bytes of c's stream from position on, BUFFER_SIZE of them. Each connection begins elsewhere
- * in the pattern, and no stretch of it is like another: bytes that are lost, doubled, or those of
- * another connection do not fit. */
-static const char *stream(const struct connection *c, long long position) {
+/* Returns the bytes of c's stream from position on, BUFFER_SIZE of them. Each connection begins at
+ * another place in the pattern, and no two stretches of it are alike. So we notice bytes that are
+ * lost, doubled, or meant for another connection. */
+static const char *stream_at(const struct connection *c, long long position) {
     return pattern + ((c - connections) * 7919LL + position) % PATTERN_PERIOD;
 }
 
-/* The number of the bucket for a time. Below 2 * BUCKETS each nanosecond has its own. From there on
- * buckets are twice as wide whenever the time has doubled, and so never wider than 1/32, or 3%, of
- * the times in them: a second and a microsecond are known equally well, and 16 KiB are enough. */
+/* ---- The histogram ------------------------------------------------------------------------ */
+
+/* Returns the number of the bucket for a time. Below 2 * BUCKETS each nanosecond has its own.
+ * Above, the buckets become twice as wide whenever the time doubles. So no bucket is wider than
+ * 1/32, or 3%, of the times in it. The histogram is as exact for seconds as for microseconds, and
+ * takes only 16 KiB. */
 static int bucket_of(long long nanoseconds) {
     int doublings = 0;
 
@@ -178,14 +199,15 @@ static int bucket_of(long long nanoseconds) {
     return doublings * BUCKETS + (int)(nanoseconds >> doublings);
 }
 
-/* The other way round: the first time that is too long for a bucket. */
+/* Returns the first time that is too long for a bucket. */
 static long long bucket_end(int bucket) {
     int doublings = bucket < 2 * BUCKETS ? 0 : bucket / BUCKETS - 1;
 
     return (long long)(bucket - doublings * BUCKETS + 1) << doublings;
 }
 
-/* The milliseconds in which this share of the messages came back, rounded up to a bucket's end. */
+/* Returns the milliseconds within which this share of the messages came back, rounded up to the end
+ * of a bucket. */
 static double percentile(double share) {
     long long count = histogram[0];
     int bucket = 0;
@@ -195,20 +217,44 @@ static double percentile(double share) {
     return (double)(bucket_end(bucket) < longest ? bucket_end(bucket) : longest) / 1e6;
 }
 
+/* ---- A connection's life ------------------------------------------------------------------ */
+
+/* Ends the program because c has broken, or because what came back is not our echo. */
+static void fail(const struct connection *c, const char *format, ...) {
+    struct sockaddr_storage own;
+    socklen_t length = sizeof own;
+    char name[NAME_SIZE];
+    va_list arguments;
+
+    getsockname(c->fd, (struct sockaddr *)&own, &length);
+    write_name(name, &own, length);
+    fprintf(stderr, "client: %s: ", name);
+    va_start(arguments, format);
+    vfprintf(stderr, format, arguments);
+    va_end(arguments);
+    if (opening)
+        fprintf(stderr, " (%lld of %lld connections were open)", open_count, connection_count);
+    fprintf(stderr, "\n");
+    exit(1);
+}
+
+/* Returns how many messages of c have begun. */
 static long long messages_begun(const struct connection *c) {
     return (c->sent + message_size - 1) / message_size;
 }
 
-static long long messages_back(const struct connection *c) {
+/* Returns how many messages of c are complete. */
+static long long messages_complete(const struct connection *c) {
     return c->received / message_size;
 }
 
-/* How many bytes c may send now: the rest of a message that it has begun, and the messages that it
- * may begin. While connections open that is one for each. For connect() succeeds as soon as the
- * server's kernel has put us into the backlog. Only an echo shows that the server has met us. */
+/* Returns how many bytes c may send now: the rest of the message that has begun, and those messages
+ * that may begin. While connections open this is one message for each. It shows that the server has
+ * accepted the connection. connect() does not show this, because the server's kernel connects us
+ * as soon as we are in the backlog. */
 static long long may_send(const struct connection *c) {
     long long begun = messages_begun(c);
-    long long more = in_flight_max - (begun - messages_back(c));
+    long long more = in_flight_max - (begun - messages_complete(c));
 
     if (opening)
         more = begun == 0 ? 1 : 0;
@@ -217,23 +263,23 @@ static long long may_send(const struct connection *c) {
     return (begun + more) * message_size - c->sent;
 }
 
-/* Tells the kernel what c waits for now, unless it knows. We are always ready to read: if we did
- * not read before all is sent, and the server not before we take its echo, nobody would go on. */
-static void watch(struct connection *c) {
+/* Tells the kernel what c waits for now, if that has changed. c always waits to read, also while it
+ * has something to send. If both we and the server sent first and read later, both could block. */
+static void update_interest(struct connection *c) {
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = c};
+    int operation = c->interest == 0 ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
 
     if (may_send(c) > 0)
         event.events |= EPOLLOUT;
     if (event.events == c->interest)
         return;
-    int operation = c->interest == 0 ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
-    c->interest = event.events;
     if (epoll_ctl(epoll, operation, c->fd, &event) == -1)
         die("epoll_ctl", errno);
+    c->interest = event.events;
 }
 
-/* Sends what c may send, or as much of it as the kernel takes. */
-static void send_to(struct connection *c) {
+/* Sends what c may send, or the part of it that send() takes. */
+static void send_messages(struct connection *c) {
     long long begun = messages_begun(c);
     long long length = may_send(c);
 
@@ -241,7 +287,7 @@ static void send_to(struct connection *c) {
         double now = seconds();
         if (length > BUFFER_SIZE)
             length = BUFFER_SIZE;
-        ssize_t sent = send(c->fd, stream(c, c->sent), (size_t)length, MSG_NOSIGNAL);
+        ssize_t sent = send(c->fd, stream_at(c, c->sent), (size_t)length, MSG_NOSIGNAL);
         if (sent == -1 && !is_temporary(errno))
             fail(c, "send: %s", strerror(errno));
         if (sent > 0)
@@ -252,10 +298,10 @@ static void send_to(struct connection *c) {
             messages_left--;
         }
     }
-    watch(c);
+    update_interest(c);
 }
 
-/* Counts a message that is back as a whole, and notes how long that took. */
+/* Counts a message that is complete, and the time that it took. */
 static void finish_message(double begun_at) {
     in_flight--;
     if (opening) {
@@ -269,17 +315,17 @@ static void finish_message(double begun_at) {
     finished++;
 }
 
-/* Reads what has come back to c, and checks every byte. */
-static void receive_from(struct connection *c) {
+/* Reads what has come back, which may be parts of several echoes, and checks every byte. */
+static void read_echoes(struct connection *c) {
     static char buffer[BUFFER_SIZE];
-    const char *expected = stream(c, c->received);
-    long long back = messages_back(c);
+    const char *expected = stream_at(c, c->received);
+    long long complete = messages_complete(c);
     ssize_t received = recv(c->fd, buffer, sizeof buffer, 0);
 
     if (received == -1) {
         if (is_temporary(errno))
             return;
-        if (c->sent == 0) /* then this is the error of connect(); 02 asks SO_ERROR for it */
+        if (c->sent == 0) /* this is the error that 02 gets from SO_ERROR */
             die("connect", errno);
         fail(c, "recv: %s", strerror(errno));
     }
@@ -296,17 +342,17 @@ static void receive_from(struct connection *c) {
     }
     last_progress = seconds();
     c->received += received;
-    for (; back < messages_back(c); back++)
-        finish_message(c->begun_at[back % in_flight_max]);
+    for (; complete < messages_complete(c); complete++)
+        finish_message(c->begun_at[complete % in_flight_max]);
 }
 
-/* Begins to connect fd, without waiting for the end. Returns -1, with errno set, if that fails.
+/* Begins to connect fd. Returns -1, with errno set, on failure.
  *
- * An address has some 28,000 ports to connect from: ip_local_port_range in ip(7). But on this
- * machine we have more addresses than one: all that begin with 127. So when the ports of 127.0.0.1
- * run out we go on from 127.0.0.2, and so forth. */
-static int begin_connect(int fd, const struct addrinfo *address) {
-    static uint32_t source; /* how many addresses have run out */
+ * One address has some 28,000 ports to connect from (ip_local_port_range in ip(7)). But a machine
+ * has many addresses, because all that begin with 127 are its own. When 127.0.0.1 has no free port
+ * left we go on with 127.0.0.2, and so on. */
+static int connect_from_free_port(int fd, const struct addrinfo *address) {
+    static uint32_t source; /* how many addresses have no free port */
     struct sockaddr_in own = {.sin_family = AF_INET};
 
     for (;;) {
@@ -320,14 +366,14 @@ static int begin_connect(int fd, const struct addrinfo *address) {
         if (status == 0 || errno == EINPROGRESS || errno == EINTR)
             return 0;
         bool out_of_ports = errno == EADDRNOTAVAIL || errno == EADDRINUSE;
-        if (!out_of_ports || strncmp(server_host, "127.", 4) != 0 || source == SOURCES_MAX)
+        if (!out_of_ports || strncmp(host, "127.", 4) != 0 || source == SOURCES_MAX)
             return -1;
         source++;
     }
 }
 
-/* Begins to open c. It is done when c is writable, or has failed. */
-static void open_connection(struct connection *c, const struct addrinfo *address) {
+/* Begins to connect c to the server. It becomes writable when it is connected, or has failed. */
+static void begin_connect(struct connection *c, const struct addrinfo *address) {
     int on = 1;
 
     c->begun_at = calloc((size_t)in_flight_max, sizeof *c->begun_at);
@@ -339,82 +385,93 @@ static void open_connection(struct connection *c, const struct addrinfo *address
     if (set_nonblocking(c->fd) == -1)
         die("fcntl", errno);
     setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* as in the servers */
-    if (begin_connect(c->fd, address) == -1)
+    if (connect_from_free_port(c->fd, address) == -1)
         die("connect", errno);
-    watch(c);
+    update_interest(c);
 }
 
-/* All connections have had their first echo. Now the clock starts, and all begin at once. */
+/* ---- The loop ----------------------------------------------------------------------------- */
+
+/* Starts the clock, and a message on each connection, when all connections are open. */
 static void start_messages(void) {
     opening = false;
-    messages_left = messages;
+    messages_left = message_count;
     started_at = last_progress = seconds();
     for (long long i = 0; i < connection_count; i++)
-        send_to(&connections[i]);
+        send_messages(&connections[i]);
 }
 
-/* Looks at the clock. Is it over? Have we waited long enough, for anything, or for the last echoes?
- * Would somebody who looks on like to see how far we are? */
-static void check_time(void) {
-    static double give_up_at = INFINITY, show_again_at;
-    double now = seconds();
+/* Ends the measurement after -d seconds. Gives up if the server makes us wait for too long. */
+static void check_deadlines(double now) {
+    static double give_up_at = INFINITY;
 
     if (!opening && messages_left > 0 && now >= started_at + duration) {
-        messages_left = 0;           /* no more begin, */
-        give_up_at = now + PATIENCE; /* and those on their way should soon be back */
+        messages_left = 0; /* no more begin, and those in flight should soon be complete */
+        give_up_at = now + PATIENCE;
     }
-    if (now >= last_progress + PATIENCE || now >= give_up_at) {
-        fprintf(stderr, "client: gave up after %d s: ", PATIENCE);
-        if (opening)
-            fprintf(stderr,
-                    "%lld of %lld connections were open (does the server answer? is its ulimit -n "
-                    "too low?)\n",
-                    open_count, connection_count);
-        else
-            fprintf(stderr, "%lld messages are not back\n", in_flight);
-        exit(1);
-    }
+    if (now < last_progress + PATIENCE && now < give_up_at)
+        return;
+    fprintf(stderr, "client: gave up after %d s: ", PATIENCE);
+    if (opening)
+        fprintf(stderr,
+                "%lld of %lld connections were open "
+                "(does the server answer? is its ulimit -n too low?)\n",
+                open_count, connection_count);
+    else
+        fprintf(stderr, "%lld messages have not come back\n", in_flight);
+    exit(1);
+}
+
+/* Shows the progress on the terminal, if there is one, five times per second. */
+static void show_progress(double now) {
+    static double show_again_at;
+
     if (quiet || !isatty(STDERR_FILENO) || now < show_again_at)
         return;
     show_again_at = now + 0.2;
-    /* Wipe the line before, and go to its start after: what comes next is written over it. */
+    /* Clear the line, and at its end go back to the start: the next text is written over it. */
     fprintf(stderr, "\033[K%lld of %lld connections   %.0f messages/s\r", open_count,
             connection_count, opening ? 0 : (double)finished / (now - started_at));
 }
 
+/* Opens the connections, and runs until all messages are complete. */
 static void run(const struct addrinfo *address) {
     last_progress = seconds();
     while (opening || messages_left > 0 || in_flight > 0) {
         struct epoll_event events[EVENTS_MAX];
 
-        /* Not all at once: a backlog that is full loses us, and we would try again only after a
-         * second, then two, then four: tcp_syn_retries in tcp(7). */
+        /* Not all at once. If the server's backlog is full, its kernel drops our attempt, and ours
+         * tries again only after a second, then two, then four (tcp_syn_retries in tcp(7)). */
         while (begun_count < connection_count && begun_count - open_count < OPENING_MAX)
-            open_connection(&connections[begun_count++], address);
+            begin_connect(&connections[begun_count++], address);
 
-        /* A look at the clock every 100 ms at least is enough here. 06 waits just long enough. */
+        /* We took a shortcut here: to wake up every 100 ms, and look at the clock. In stage 06 the
+         * wait lasts until the nearest deadline. */
         int count = epoll_wait(epoll, events, EVENTS_MAX, 100);
         if (count == -1) {
             if (errno != EINTR)
                 die("epoll_wait", errno);
-            continue;
+            continue; /* a signal interrupted it: nothing has been reported */
         }
         for (int i = 0; i < count; i++) {
             struct connection *c = events[i].data.ptr;
 
             if (events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR))
-                receive_from(c);
-            send_to(c);
+                read_echoes(c);
+            send_messages(c);
         }
         if (opening && open_count == connection_count)
             start_messages();
-        check_time();
+        double now = seconds();
+        check_deadlines(now);
+        show_progress(now);
     }
 }
 
-/* A close() that says goodbye keeps our port in TIME_WAIT for a minute: tcp(7). After thousands of
- * them the next run would find no port free. A reset leaves nothing behind. It also throws away
- * what is still on its way, in both directions: so not before all echoes are in. */
+/* Closes all connections with a reset (SO_LINGER in socket(7)). After a normal close() our kernel
+ * would keep each port for another minute (TIME_WAIT in tcp(7)), and after thousands of them the
+ * next run would find no free port. A reset also discards bytes in flight, in both directions, so
+ * we do this only when all echoes are complete. */
 static void close_connections(void) {
     const struct linger reset = {.l_onoff = 1, .l_linger = 0};
 
@@ -424,6 +481,8 @@ static void close_connections(void) {
     }
 }
 
+/* Prints the figures. Ends the program if they cannot be written, for example because the disk is
+ * full. (printf() only fills a buffer.) */
 static void report(void) {
     double elapsed = last_progress - started_at;
     double rate = (double)finished / elapsed;
@@ -434,10 +493,16 @@ static void report(void) {
     printf("%.0f messages/s   %.1f MB/s\n", rate, rate * (double)message_size / 1e6);
     printf("latency: p50 %.3f ms   p99 %.3f ms   p99.9 %.3f ms   longest %.3f ms\n",
            percentile(0.5), percentile(0.99), percentile(0.999), (double)longest / 1e6);
+    if (fflush(stdout) == EOF || ferror(stdout)) {
+        fprintf(stderr, "client: standard output: %s\n", strerror(errno));
+        exit(1);
+    }
 }
 
-/* Every connection is a descriptor, and a process may have only so many. Up to the hard limit we
- * may help ourselves: getrlimit(2). */
+/* ---- Starting up -------------------------------------------------------------------------- */
+
+/* Raises our limit on descriptors as far as we may: getrlimit(2). Each connection needs one, so we
+ * find out now whether they suffice, and not in the middle of the run. */
 static void raise_descriptor_limit(void) {
     struct rlimit limit;
     long long needed = connection_count + DESCRIPTORS_SPARE;
@@ -453,30 +518,31 @@ static void raise_descriptor_limit(void) {
     setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-/* Returns the server's address in the form that connect() takes. */
+/* Returns host and port in the form that socket() and connect() want. */
 static struct addrinfo *server_address(void) {
     const struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
                                    .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV};
     struct addrinfo *address;
 
-    if (getaddrinfo(server_host, server_port, &hints, &address) != 0)
+    /* SOCK_STREAM means TCP; the AI_ flags mean that both texts are numbers. */
+    if (getaddrinfo(host, port, &hints, &address) != 0)
         usage("HOST is not a numeric address, such as 127.0.0.1 or ::1");
     return address;
 }
 
 /* Returns the number that text says, from 1 to most. */
 static long long read_number(const char *name, const char *text, long long most) {
-    long long value = strtoll(text, NULL, 10);
-    char problem[80];
+    char *end, problem[80];
+    long long value = strtoll(text, &end, 10);
 
     snprintf(problem, sizeof problem, "%s is not a number from 1 to %lld", name, most);
-    if (strspn(text, "0123456789") != strlen(text) || value < 1 || value > most)
+    if (end == text || *end != '\0' || value < 1 || value > most)
         usage(problem);
     return value;
 }
 
-/* Returns the seconds that text says, at most a day. */
-static double read_seconds(const char *text) {
+/* Returns the seconds that text says, more than 0 and at most a day. */
+static double read_duration(const char *text) {
     char *end;
     double value = strtod(text, &end);
 
@@ -488,31 +554,29 @@ static double read_seconds(const char *text) {
 static void read_arguments(int argc, char *argv[]) {
     int option;
 
-    opterr = 0;
+    opterr = 0; /* usage() says what is wrong, not getopt() */
     while ((option = getopt(argc, argv, "qc:n:d:s:P:")) != -1) {
         if (option == 'q')
             quiet = true;
         else if (option == 'c')
             connection_count = read_number("CONNECTIONS", optarg, 1000000);
         else if (option == 'n')
-            messages = read_number("MESSAGES", optarg, INT64_MAX);
+            message_count = read_number("MESSAGES", optarg, INT64_MAX);
         else if (option == 'd')
-            duration = read_seconds(optarg);
+            duration = read_duration(optarg);
         else if (option == 's')
             message_size = read_number("BYTES", optarg, 1 << 30);
         else if (option == 'P')
             in_flight_max = read_number("IN_FLIGHT", optarg, 1000);
         else
-            usage("there is no such option");
+            usage("unknown or incomplete option");
     }
-    if (optind < argc)
-        server_port = argv[optind++];
-    if (optind < argc)
-        server_host = argv[optind++];
-    if (optind < argc)
+    port = optind < argc ? argv[optind] : "10000";
+    host = optind + 1 < argc ? argv[optind + 1] : "127.0.0.1";
+    if (optind + 2 < argc)
         usage("there are too many arguments");
-    read_number("PORT", server_port, 65535);
-    if (messages == INT64_MAX && duration == INFINITY)
+    read_number("PORT", port, 65535);
+    if (message_count == INT64_MAX && duration == INFINITY)
         duration = 10;
 }
 

@@ -263,6 +263,13 @@ server_has_woken_up() {
     serve -b hold
     run_client 1 -c 10 -n 10 "$port" "$host"
     client_complains "refused"
+    [[ -c /dev/full ]] || return 0
+    expected "exit status 1, and the reason on standard error, when the figures cannot be written, to a full disk"
+    because "printf() only fills a buffer. Ask fflush() and ferror() before you exit with status 0"
+    start_server -q 0
+    start_client --output /dev/full -c 1 -n 10 "$port" "$host"
+    client_ends 1
+    client_complains "o space left"
 }
 
 # bats test_tags=only-05,client
