@@ -1,16 +1,28 @@
-/* edge: the server beside this file, told of each change once, by edge-triggered epoll(7).
+/* edge: the server of this stage, but with edge-triggered epoll(7).
  *
  *     cc edge.c -o edge
  *     ./edge                      in another window: ./client, or nc 127.0.0.1 10000
  *
- * Watch for: in server.c the kernel says again and again that there is something to read, for as
- * long as that is so. Here it says so when something arrives, and never again. So we keep for
- * ourselves what it has said (ready), until a call fails with EAGAIN and so takes it back; and
- * whoever is ready for what it waits for stands on a list until then. No epoll_ctl() after the
- * first, and no event can be lost: what cannot be used now is used when its time comes.
+ * New compared with server.c: EPOLLET. server.c is level-triggered: epoll_wait() reports a socket
+ * again and again, for as long as it has something to read. This program is edge-triggered:
+ * epoll_wait() reports the socket once, when something arrives, and is silent until more arrives.
+ * So we must remember what it has reported (ready), until a call fails with EAGAIN. A connection
+ * that is ready for what it waits for stands in a list, and is served when it is its turn.
  *
- * Left out on purpose: to take a short recv() for the last, which would save a call. It is not the
- * last if an end of file or an urgent byte came behind it: of those, too, we are told but once.
+ * In return a socket costs one epoll_ctl(), when it is new. That call asks for every event, so we
+ * need not tell the kernel when a connection begins to wait for something else.
+ *
+ * Start reading at serve(), then enlist(), update_interest() and retry_later(). To see all that is
+ * different, run "diff server.c edge.c".
+ *
+ * Watch for: a connection that is ready, but is not in the list, hangs. The kernel has reported it
+ * once, and will not do so again. And after each recv() we must try another one, because only
+ * EAGAIN tells us that nothing is left. If an urgent byte arrives just before that call, recv()
+ * skips it, and it is lost. (The stream itself is complete.) server.c does not have this problem.
+ *
+ * Left out on purpose: a shortcut that many programs take. They stop when recv() returns less than
+ * they asked for, which saves the call that fails with EAGAIN. But an end of file or an urgent byte
+ * may have arrived behind those bytes, and it was in the same report.
  */
 #define _POSIX_C_SOURCE 200809L
 
@@ -30,67 +42,103 @@
 #include <unistd.h>
 
 enum {
-    BACKLOG = 4096,          /* clients that the kernel may connect for us ahead of accept() */
-    BUFFER_SIZE = 64 * 1024, /* bytes that one recv() may bring: the most we owe one client */
-    SHOWN_MAX = 48,          /* bytes of a message that a line of the log shows */
-    NAME_SIZE = 80,          /* room for "[address]:port" */
-    EVENTS_MAX = 64,         /* events that one epoll_wait() may bring; the rest come next time */
+    BACKLOG = 4096,          /* the most clients in the backlog */
+    ACCEPTS_MAX = 64,        /* the most clients that one turn of the loop accepts */
+    BUFFER_SIZE = 64 * 1024, /* the most bytes that one recv() returns, and that we owe a client */
+    EVENTS_MAX = 64,         /* the most events that one epoll_wait() returns */
+    SERVED_MAX = 64,         /* the most connections that one turn of the loop serves */
+    SHOWN_MAX = 48,          /* the most bytes of data that a line of the log shows */
+    NAME_SIZE = 80,          /* enough for "[address]:port" */
 };
 
+/* A connection with a client, which gets back every byte that it sends. It is in one of two states:
+ *
+ *   reading   queue is NULL: we owe the client nothing, and wait for what it sends.
+ *   owing     queue holds what one recv() brought. send() may take only part of it, so queue_sent
+ *             counts how much it took. When it has taken everything we free the queue, and are
+ *             reading again.
+ *
+ * It ends when the client closes it, which recv() reports by returning 0, or when a call fails.
+ *
+ * We never read from a client while we owe it something, so a queue holds at most what one recv()
+ * brought. If a client sends and sends, but does not read its echo, the kernel's buffers on the way
+ * to it fill up, and we stay owing. Because we do not read meanwhile, the buffers on the way from
+ * it fill up as well, and then its own send() must wait. This is called backpressure.
+ *
+ * The kernel reports an event once, also in a state that does not wait for it. So we note it in
+ * ready, where it stays until a call fails with EAGAIN. A connection that is ready for what it
+ * waits for joins the ready list. It leaves the list when it is served, and joins it again, at the
+ * end, if it is still ready. We close only the one that we serve, so none in the list is closed. */
 struct connection {
-    int fd;
-    char name[NAME_SIZE]; /* the client's address and port, for the log */
-    char *queue;          /* what it sent and has not got back, or NULL if we owe it nothing */
-    size_t queue_length;  /* bytes in the queue, */
-    size_t queue_sent;    /* of which so many have been sent */
-    uint32_t interest;    /* the events that it waits for */
-    uint32_t ready;       /* the events that were reported, and that no EAGAIN has taken back */
+    int fd;               /* our socket, which accept() returned */
+    char name[NAME_SIZE]; /* the client's address, for the log */
+    char *queue;          /* the bytes to send back, or NULL */
+    size_t queue_length;  /* how many bytes it holds */
+    size_t queue_sent;    /* how many of them send() has taken */
+    uint32_t interest;    /* the events that it waits for, 0 before the kernel watches it */
+    uint32_t ready;       /* the events that were reported, and that no EAGAIN has ended */
 
-    bool listed; /* is it on the list of those who have a turn to come? */
-    struct connection *next;
+    bool listed;             /* is it in the ready list? */
+    struct connection *next; /* the one behind it in the list */
 };
 
-static int epoll; /* the descriptor of the kernel's list */
+static struct connection *ready_list;               /* the first in the list, or NULL */
+static struct connection **ready_end = &ready_list; /* where the next one to join it goes */
+static int ready_count;                             /* how many are in the list */
+static bool backlog_ready; /* the listener was reported, and no EAGAIN has ended that */
 
-static struct connection *list; /* of our own: those who are ready for what they wait for */
-static bool clients_wait;       /* the listener was ready, and no EAGAIN has taken that back */
+static int epoll;              /* the descriptor of the kernel's list */
+static double accept_again_at; /* in seconds(): no accept() until then, after a shortage */
 
-static double accept_again_at; /* out of descriptors: when to try again, in seconds() */
-static bool quiet;             /* -q: not a word about single clients */
+static const char *port, *host; /* where we listen, as text */
+static bool quiet;              /* -q: do not log individual clients */
 
-/* A line about a client. With -q its arguments are not even evaluated. */
+/* ---- Reporting ---------------------------------------------------------------------------- */
+
+/* Logs a line, unless -q is given. With -q the arguments are not even evaluated, which saves the
+ * time for escaped().
+ *
+ * We took a shortcut here, in all six stages: writing to stderr may block. While its terminal is
+ * stopped (Ctrl-S), or the program at the other end of a pipe does not read, the whole server
+ * stands still. */
 #define say(...) ((void)(quiet || fprintf(stderr, __VA_ARGS__)))
 
-/* Says what happened to data, and shows its first bytes. They are escaped, so that no client can
- * forge a line of our log, or drive the terminal that shows it. */
-static void say_data(const char *event, const char *data, size_t length, const char *preposition,
-                     const struct connection *c) {
-    if (quiet)
-        return;
-    fprintf(stderr, "%s \"", event);
+/* Returns a text that shows data, its first SHOWN_MAX bytes at most. What is not printable is
+ * escaped, so that no client can forge a line of the log, or send commands to the terminal that
+ * shows it. The next call overwrites the text. */
+static const char *escaped(const char *data, size_t length) {
+    static char text[SHOWN_MAX * sizeof "\\x00" + sizeof "..."]; /* room for the worst case */
+    char *end = text;
+
     for (size_t i = 0; i < length && i < SHOWN_MAX; i++) {
         unsigned char byte = (unsigned char)data[i];
+
         if (byte == '\n')
-            fprintf(stderr, "\\n");
+            end += snprintf(end, sizeof "\\n", "\\n");
         else if (byte == '"' || byte == '\\')
-            fprintf(stderr, "\\%c", byte);
+            end += snprintf(end, sizeof "\\\"", "\\%c", byte);
+        else if (byte < ' ' || byte > '~')
+            end += snprintf(end, sizeof "\\x00", "\\x%02x", byte);
         else
-            fprintf(stderr, byte < ' ' || byte > '~' ? "\\x%02x" : "%c", byte);
+            *end++ = (char)byte;
     }
-    fprintf(stderr, "%s\" %s %s\n", length > SHOWN_MAX ? "..." : "", preposition, c->name);
+    snprintf(end, sizeof "...", "%s", length > SHOWN_MAX ? "..." : "");
+    return text;
 }
 
 static void usage(const char *problem) {
     fprintf(stderr,
-            "server: %s\n"
-            "usage: server [-q] [PORT [HOST]]\n"
-            "-q: no word about single clients; PORT 10000, or 0 for a free one; HOST 127.0.0.1\n",
+            "edge: %s\n"
+            "usage: edge [-q] [PORT [HOST]]\n"
+            "-q: do not log individual clients; default PORT 10000 (0: any), HOST 127.0.0.1\n",
             problem);
     exit(2);
 }
 
-/* Ends the program: for start-up only. A client's error never comes here. */
-static void die(const char *call, const char *host, const char *port) {
+/* Ends the program because of an error that is not a client's and will not pass: we cannot start,
+ * or have used a call wrongly. No client's error ends the program, and once it has started no
+ * shortage of descriptors does. */
+static void die(const char *call) {
     const char *advice = "see its manual page";
 
     if (errno == EADDRINUSE)
@@ -99,17 +147,25 @@ static void die(const char *call, const char *host, const char *port) {
         advice = "this machine does not have that address; try 127.0.0.1";
     else if (errno == EACCES)
         advice = "ports below 1024 need privileges; try 10000";
-    fprintf(stderr, "server: %s %s port %s: %s (%s)\n", call, host, port, strerror(errno), advice);
+    fprintf(stderr, "edge: %s %s port %s: %s (%s)\n", call, host, port, strerror(errno), advice);
     exit(1);
 }
 
-/* Not an error: there is nothing yet, or a signal came first. We ask again next time.
- * (POSIX lets EAGAIN and EWOULDBLOCK differ. On Linux they are one.) */
+/* ---- Helpers ------------------------------------------------------------------------------ */
+
+/* Should we just make the failed call again, later? EAGAIN or EWOULDBLOCK: it would have blocked.
+ * (They are the same on Linux.) EINTR: it was interrupted, by a signal that does not kill us. */
 static bool is_temporary(int error) {
     return error == EAGAIN || error == EWOULDBLOCK || error == EINTR;
 }
 
-/* Seconds on a clock that nobody can set: see CLOCK_MONOTONIC in clock_gettime(2). */
+/* From now on a call on fd that would block fails with EAGAIN instead: O_NONBLOCK in open(2).
+ * Returns -1, with errno set, on failure. */
+static int set_nonblocking(int fd) {
+    return fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+}
+
+/* Returns the seconds since some moment in the past: CLOCK_MONOTONIC in clock_gettime(2). */
 static double seconds(void) {
     struct timespec now;
 
@@ -117,40 +173,333 @@ static double seconds(void) {
     return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
-/* From now on a call on fd that would have to wait fails with EAGAIN instead: O_NONBLOCK in
- * open(2). Returns -1, with errno set, if that cannot be had. */
-static int set_nonblocking(int fd) {
-    int flags = fcntl(fd, F_GETFL);
+/* Writes address as text, such as 127.0.0.1:55821 or, for IPv6, [::1]:55821, into name, which has
+ * NAME_SIZE bytes. Always in numbers, because to look up a host's name may take seconds.
+ *
+ * (There is a struct for each kind of address. sockaddr_storage has room for any of them, and the
+ * calls take a pointer to sockaddr, which stands for all of them: hence the casts.) */
+static void write_name(char *name, const struct sockaddr_storage *address, socklen_t length) {
+    char ip[64] = "?", number[8] = "?";
 
-    return flags == -1 ? -1 : fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+    getnameinfo((const struct sockaddr *)address, length, ip, sizeof ip, number, sizeof number,
+                NI_NUMERICHOST | NI_NUMERICSERV);
+    snprintf(name, NAME_SIZE, strchr(ip, ':') ? "[%s]:%s" : "%s:%s", ip, number);
 }
 
-/* Returns the descriptor of a socket that listens on port of host; without one there is no server,
- * and the program ends. */
-static int open_listener(const char *port, const char *host) {
+/* ---- A connection's life ------------------------------------------------------------------ */
+
+/* Is c reading? If not, it is owing. */
+static bool wants_read(const struct connection *c) {
+    return c->queue == NULL;
+}
+
+/* Returns the error that broke the connection on fd, or 0, and clears it: SO_ERROR in socket(7). */
+static int pending_error(int fd) {
+    int error = 0;
+    socklen_t length = sizeof error;
+
+    getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length);
+    return error;
+}
+
+/* Closes and frees c. The log says why: after what, and with which error, or 0 if there was none.
+ * */
+static void close_connection(struct connection *c, const char *why, int error) {
+    say("closing %s after %s%s%s\n", c->name, why, error ? ": " : "", error ? strerror(error) : "");
+    close(c->fd); /* epoll forgets it as well, since no dup() or fork() has made a copy of it */
+    free(c->queue);
+    free(c);
+    accept_again_at = 0; /* a descriptor is free now */
+}
+
+/* Has the kernel watch fd for every event. With EPOLLET it reports each of them once. So we can ask
+ * for EPOLLOUT, too, and the loop does not spin though a socket is nearly always writable. c is
+ * NULL for the listener. Returns -1, with errno set, on failure. */
+static int watch_edges(int fd, struct connection *c) {
+    struct epoll_event event = {.events = EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLET, .data.ptr = c};
+
+    return epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event);
+}
+
+/* Puts c at the end of the ready list, if it is ready for what it waits for. */
+static void enlist(struct connection *c) {
+    if (c->listed || (c->ready & c->interest) == 0)
+        return;
+    c->listed = true;
+    c->next = NULL;
+    *ready_end = c;
+    ready_end = &c->next;
+    ready_count++;
+}
+
+/* Takes the first connection off the ready list, and returns it. */
+static struct connection *take_first(void) {
+    struct connection *c = ready_list;
+
+    c->listed = false;
+    ready_list = c->next;
+    if (ready_list == NULL)
+        ready_end = &ready_list;
+    ready_count--;
+    return c;
+}
+
+/* Notes what c waits for now. It may be ready for that already: what arrived while we owed the
+ * client something was reported then, and is not reported again. May close and free c. */
+static void update_interest(struct connection *c) {
+    uint32_t interest = wants_read(c) ? EPOLLIN | EPOLLPRI : EPOLLOUT | EPOLLPRI;
+
+    if (c->interest == 0 && watch_edges(c->fd, c) == -1) {
+        close_connection(c, "epoll_ctl", errno);
+        return;
+    }
+    c->interest = interest | EPOLLHUP | EPOLLERR; /* the kernel reports these two unasked */
+    enlist(c);
+}
+
+/* To be used after a temporary error. EAGAIN means that c is not ready for event any more, and the
+ * kernel will report it again. EINTR tells us nothing, so we try again when we next serve c. */
+static void retry_later(struct connection *c, uint32_t event) {
+    if (errno != EINTR)
+        c->ready &= ~event;
+    update_interest(c);
+}
+
+/* Begins a connection with a new client; accept() has returned its fd and its address. */
+static void open_connection(int fd, const struct sockaddr_storage *address, socklen_t length) {
+    struct connection *c = calloc(1, sizeof *c);
+
+    if (c == NULL || set_nonblocking(fd) == -1) {
+        say("refusing a client: %s\n", strerror(errno));
+        close(fd);
+        free(c);
+        return;
+    }
+    c->fd = fd;
+    write_name(c->name, address, length);
+
+    /* Without this the kernel may hold back a small piece of echo until the client's kernel has
+     * acknowledged the piece before (Nagle's algorithm), which may take that kernel 40 ms (delayed
+     * ACK): TCP_NODELAY in tcp(7). If it fails we are only slower, so we ignore the result. */
+    int on = 1;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+
+    say("new connection from %s\n", c->name);
+    update_interest(c);
+}
+
+/* Reads the urgent byte with MSG_OOB ("out of band"), which ends the exceptional condition. It is
+ * not part of the stream, so we do not echo it. A plain recv() would skip and lose it: tcp(7). */
+static void receive_urgent(struct connection *c) {
+    char byte;
+
+    say("handling exceptional condition for %s\n", c->name);
+    c->ready &= ~(uint32_t)EPOLLPRI;
+    if (recv(c->fd, &byte, 1, MSG_OOB) == 1)
+        say("received urgent \"%s\" from %s\n", escaped(&byte, 1), c->name);
+}
+
+/* Sends what is left of c's queue, or the part of it that send() takes. May close and free c. */
+static void send_queue(struct connection *c) {
+    const char *rest = c->queue + c->queue_sent;
+
+    /* If the connection is broken we want an error, EPIPE. Without MSG_NOSIGNAL we would also get
+     * the signal SIGPIPE, which kills the program without a message. */
+    ssize_t sent = send(c->fd, rest, c->queue_length - c->queue_sent, MSG_NOSIGNAL);
+
+    if (sent == -1 && !is_temporary(errno)) {
+        close_connection(c, "send", errno);
+        return;
+    }
+    if (sent == -1)
+        retry_later(c, EPOLLOUT);
+    if (sent > 0) {
+        say("sending \"%s\" to %s\n", escaped(rest, (size_t)sent), c->name);
+        c->queue_sent += (size_t)sent;
+    }
+    if (c->queue_sent == c->queue_length) {
+        free(c->queue);
+        c->queue = NULL;
+        if (c->interest & EPOLLOUT)
+            say("output queue for %s is empty\n", c->name);
+    }
+    update_interest(c);
+}
+
+/* Fills the queue of c, which is NULL, with what the client has sent. May close and free c. */
+static void fill_queue(struct connection *c) {
+    static char buffer[BUFFER_SIZE]; /* for all connections: nothing stays in it */
+    ssize_t received = recv(c->fd, buffer, sizeof buffer, 0);
+
+    if (received == -1) {
+        if (!is_temporary(errno))
+            close_connection(c, "recv", errno);
+        else
+            retry_later(c, EPOLLIN);
+        return;
+    }
+    if (received == 0) { /* end of file: the client has closed, and we owe it nothing */
+        close_connection(c, "reading no data", 0);
+        return;
+    }
+    say("received \"%s\" from %s\n", escaped(buffer, (size_t)received), c->name);
+    c->queue = malloc((size_t)received);
+    if (c->queue == NULL) {
+        close_connection(c, "malloc", errno);
+        return;
+    }
+    memcpy(c->queue, buffer, (size_t)received);
+    c->queue_length = (size_t)received;
+    c->queue_sent = 0;
+    send_queue(c); /* the socket is nearly always writable, so this is usually all that it takes */
+}
+
+/* ---- Accepting clients -------------------------------------------------------------------- */
+
+static bool out_of_descriptors; /* or of memory: accept() said so, and we have logged it */
+
+static bool may_accept(void) {
+    return backlog_ready && seconds() >= accept_again_at;
+}
+
+/* accept() has no free descriptor, or no memory, for one more client. The client stays in the
+ * backlog, so accept() would fail again at once. Without a pause we would spin: keep a core busy
+ * with calls that fail. (Linux reserves the descriptor before it looks into the backlog, so this
+ * happens even when no client is waiting.) */
+static void pause_accepting(void) {
+    if (!out_of_descriptors) /* log once per shortage, not at every retry */
+        fprintf(stderr,
+                "out of descriptors: accept: %s; "
+                "trying again when a client leaves, or in a second\n",
+                strerror(errno));
+    out_of_descriptors = true;
+    accept_again_at = seconds() + 1;
+}
+
+/* Accepts the next client in the backlog. Returns false if accept() failed. Besides the temporary
+ * errors there are three kinds: a shortage, a mistake of ours, and a client that left too early. */
+static bool accept_connection(int listener) {
+    struct sockaddr_storage address;
+    socklen_t length = sizeof address;
+    int fd = accept(listener, (struct sockaddr *)&address, &length);
+
+    if (fd != -1) {
+        open_connection(fd, &address, length);
+        return true;
+    }
+    if (is_temporary(errno) && errno != EINTR)
+        backlog_ready = false; /* only EAGAIN means that the backlog is empty */
+    if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
+        pause_accepting(); /* a shortage, which will pass */
+    else if (errno == EBADF || errno == EINVAL || errno == ENOTSOCK || errno == EFAULT)
+        die("accept"); /* a mistake of ours, which will not pass */
+    else if (is_temporary(errno))
+        out_of_descriptors = false; /* no client is waiting, and a descriptor was free */
+    else
+        say("accept: %s\n", strerror(errno)); /* a client that left too early */
+    return false;
+}
+
+/* Accepts up to ACCEPTS_MAX clients. With one per turn, a newcomer would wait a whole turn for each
+ * client ahead of it. Without a limit, the others would wait for all of the newcomers. */
+static void accept_connections(int listener) {
+    for (int i = 0; i < ACCEPTS_MAX && accept_connection(listener); i++)
+        continue;
+}
+
+/* ---- The loop ----------------------------------------------------------------------------- */
+
+/* Returns how long to wait for events. We do not wait at all while we have something to do. If we
+ * have not, we wait forever, or for a second if clients wait and we are not accepting. */
+static int timeout(void) {
+    if (ready_count > 0 || may_accept())
+        return 0;
+    return backlog_ready ? 1000 : -1; /* in milliseconds; -1 is forever */
+}
+
+/* Notes what the kernel has reported, because it will not report it again. */
+static void note_events(const struct epoll_event *events, int count) {
+    for (int i = 0; i < count; i++) {
+        struct connection *c = events[i].data.ptr;
+
+        if (c == NULL) {
+            backlog_ready = true;
+            continue;
+        }
+        c->ready |= events[i].events;
+        enlist(c);
+    }
+}
+
+/* Runs until a signal kills the program, or until die(). */
+static void serve(int listener) {
+    for (;;) {
+        struct epoll_event events[EVENTS_MAX];
+        int milliseconds = timeout();
+
+        if (milliseconds != 0)
+            say("waiting for the next event\n");
+        int count = epoll_wait(epoll, events, EVENTS_MAX, milliseconds);
+        if (count == -1) {
+            if (errno != EINTR)
+                die("epoll_wait");
+            continue; /* a signal interrupted it: nothing has been reported */
+        }
+
+        note_events(events, count);
+        if (may_accept())
+            accept_connections(listener);
+
+        /* To serve a connection is one recv() and one send(). If we went on until EAGAIN, a client
+         * that sends faster than we read would hold up all others. And none is served twice before
+         * the next epoll_wait(), which may report an urgent byte that recv() would skip. */
+        int to_serve = ready_count < SERVED_MAX ? ready_count : SERVED_MAX;
+        for (int i = 0; i < to_serve; i++) {
+            struct connection *c = take_first();
+            uint32_t ready = c->ready & c->interest;
+
+            if (ready & EPOLLPRI)
+                receive_urgent(c); /* first, because a plain recv() would lose it */
+            /* IN and HUP can be set together: read what is left before believing the hang-up, or
+             * the client's last words are lost. */
+            if (ready & EPOLLIN)
+                fill_queue(c); /* may free c: hence the else */
+            else if (ready & (EPOLLHUP | EPOLLERR))
+                close_connection(c, "receiving HUP", pending_error(c->fd));
+            else if (ready & EPOLLOUT)
+                send_queue(c);
+        }
+    }
+}
+
+/* ---- Starting up -------------------------------------------------------------------------- */
+
+/* Returns the descriptor of a new listener on host and port, or ends the program. */
+static int open_listener(void) {
     const struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
                                    .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV};
-    struct addrinfo *address;
+    struct addrinfo *address; /* host and port in the form that socket() and bind() want */
 
+    /* SOCK_STREAM means TCP; the AI_ flags mean that both texts are numbers. */
     if (getaddrinfo(host, port, &hints, &address) != 0)
         usage("HOST is not a numeric address, such as 127.0.0.1 or ::1");
     int listener = socket(address->ai_family, address->ai_socktype, address->ai_protocol);
     if (listener == -1)
-        die("socket", host, port);
+        die("socket");
 
-    /* The connections of a server that ended a moment ago still hold the port, for a minute.
-     * Without this, which must come before bind(), a restart fails until they are gone. */
+    /* When a server ends, the kernel keeps its connections for another minute, and bind() to their
+     * port would fail. With SO_REUSEADDR it fails only if another program listens: socket(7). */
     int on = 1;
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
 
     if (bind(listener, address->ai_addr, address->ai_addrlen) == -1)
-        die("bind", host, port);
-    if (listen(listener, BACKLOG) == -1)
-        die("listen", host, port);
+        die("bind");
+    if (listen(listener, BACKLOG) == -1) /* the system may cap BACKLOG: listen(2) */
+        die("listen");
     if (set_nonblocking(listener) == -1)
-        die("fcntl", host, port);
+        die("fcntl");
 
-    /* For port 0 the kernel picked one: the socket knows which. */
+    /* For port 0 the kernel has picked a free one: ask the socket which. */
     char bound_port[8] = "?";
     getsockname(listener, address->ai_addr, &address->ai_addrlen);
     getnameinfo(address->ai_addr, address->ai_addrlen, NULL, 0, bound_port, sizeof bound_port,
@@ -160,268 +509,33 @@ static int open_listener(const char *port, const char *host) {
     return listener;
 }
 
-/* Writes the address as 127.0.0.1:55821 or [::1]:55821. Always in numbers: to ask a name server
- * would keep everybody waiting. */
-static void write_name(char *name, const struct sockaddr_storage *address, socklen_t length) {
-    char host[64] = "?", port[8] = "?";
-
-    getnameinfo((const struct sockaddr *)address, length, host, sizeof host, port, sizeof port,
-                NI_NUMERICHOST | NI_NUMERICSERV);
-    snprintf(name, NAME_SIZE, strchr(host, ':') ? "[%s]:%s" : "%s:%s", host, port);
-}
-
-/* What a connection waits for. We do not read from a client while we owe it something. So one that
- * does not take its echo cannot make us store more and more: its own sends come to a halt. */
-static bool wants_read(const struct connection *c) {
-    return c->queue == NULL;
-}
-
-static bool wants_write(const struct connection *c) {
-    return c->queue != NULL;
-}
-
-/* Puts c on the list if it is ready for what it waits for. At the front, which is simplest: all on
- * the list have a turn before one of them has the next. */
-static void enlist(struct connection *c) {
-    if (c->listed || (c->ready & c->interest) == 0)
-        return;
-    c->listed = true;
-    c->next = list;
-    list = c;
-}
-
-/* Notes what c waits for now. It may be ready for that already: input that came while we owed it
- * something was reported then, and will not be again. */
-static void watch(struct connection *c) {
-    c->interest = EPOLLPRI | EPOLLERR | EPOLLHUP;
-    if (wants_read(c))
-        c->interest |= EPOLLIN;
-    if (wants_write(c))
-        c->interest |= EPOLLOUT;
-    enlist(c);
-}
-
-/* Asks the kernel once and for all for whatever happens on fd: with EPOLLET it reports each change
- * once, so writability may be asked for, too. The listener's c is NULL: so the loop knows it. */
-static int watch_edges(int fd, struct connection *c) {
-    struct epoll_event event = {.events = EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLET, .data.ptr = c};
-
-    return epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event);
-}
-
-/* Closes and frees c, and says why: after which call, with which error (0: none). */
-static void close_connection(struct connection *c, const char *why, int error) {
-    say("closing %s after %s%s%s\n", c->name, why, error ? ": " : "", error ? strerror(error) : "");
-    close(c->fd); /* and so the kernel forgets it */
-    free(c->queue);
-    free(c);
-    if (accept_again_at > seconds())
-        accept_again_at = seconds(); /* now there is a descriptor to be had */
-}
-
-/* There is no descriptor or no memory for one more client: accept(2). It stays in the backlog, and
- * nothing will remind us of it; so we must try again by ourselves, but not as fast as the machine
- * can. */
-static void pause_accepting(void) {
-    /* Said once. When a client has left, and others still wait, it is no news. */
-    if (seconds() > accept_again_at + 1)
-        fprintf(stderr,
-                "out of descriptors: accept: %s; "
-                "trying again when a client leaves, or in a second\n",
-                strerror(errno));
-    accept_again_at = seconds() + 1;
-}
-
-/* Takes the next client from the listener's backlog, if one is there. That none is, only EAGAIN
- * says; after any other error there may be more. */
-static void accept_connection(int listener) {
-    struct sockaddr_storage address;
-    socklen_t length = sizeof address;
-    int fd = accept(listener, (struct sockaddr *)&address, &length);
-
-    if (fd == -1) {
-        if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
-            pause_accepting();
-        else if (is_temporary(errno))
-            clients_wait = errno == EINTR;
-        else
-            say("accept: %s\n", strerror(errno)); /* a client that failed before we met it */
-        return;
-    }
-
-    struct connection *c = calloc(1, sizeof *c);
-    if (c == NULL || set_nonblocking(fd) == -1) {
-        say("refusing a client: %s\n", strerror(errno));
-        close(fd);
-        free(c);
-        return;
-    }
-    c->fd = fd;
-    write_name(c->name, &address, length);
-
-    /* Without this a small piece of echo waits until the client has acknowledged the one before,
-     * which may take 40 ms: TCP_NODELAY in tcp(7). If this fails, that is all that happens. */
-    int on = 1;
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-
-    say("new connection from %s\n", c->name);
-    watch(c);
-    if (watch_edges(fd, c) == -1)
-        close_connection(c, "epoll_ctl", errno);
-}
-
-/* Reads the urgent byte, and so ends the exceptional condition. It is no part of the stream; a
- * plain recv() would pass over it and throw it away: tcp(7). */
-static void receive_urgent(struct connection *c) {
-    char byte;
-
-    say("handling exceptional condition for %s\n", c->name);
-    c->ready &= ~(uint32_t)EPOLLPRI;
-    if (recv(c->fd, &byte, 1, MSG_OOB) == 1)
-        say_data("received urgent", &byte, 1, "from", c);
-}
-
-/* Sends as much of c's queue as the kernel takes, which may be less than all. May close c. */
-static void send_to(struct connection *c) {
-    const char *rest = c->queue + c->queue_sent;
-
-    /* If the client is gone we want an error, EPIPE, not the signal SIGPIPE, which would end us
-     * without a word. */
-    ssize_t sent = send(c->fd, rest, c->queue_length - c->queue_sent, MSG_NOSIGNAL);
-
-    if (sent == -1 && !is_temporary(errno)) {
-        close_connection(c, "send", errno);
-        return;
-    }
-    if (sent == -1 && errno != EINTR)
-        c->ready &= ~(uint32_t)EPOLLOUT;
-    if (sent > 0) {
-        say_data("sending", rest, (size_t)sent, "to", c);
-        c->queue_sent += (size_t)sent;
-    }
-    if (c->queue_sent == c->queue_length) {
-        free(c->queue);
-        c->queue = NULL;
-        if (c->interest & EPOLLOUT)
-            say("output queue for %s is empty\n", c->name);
-    }
-    watch(c);
-}
-
-/* Fills the queue of c, which is empty, with what the client has sent. May close c. */
-static void receive_from(struct connection *c) {
-    static char buffer[BUFFER_SIZE]; /* one for all: nothing stays in it between two calls */
-    ssize_t received = recv(c->fd, buffer, sizeof buffer, 0);
-
-    if (received == -1) {
-        if (!is_temporary(errno)) {
-            close_connection(c, "recv", errno);
-            return;
-        }
-        if (errno != EINTR) /* after a signal we know nothing, and must ask again */
-            c->ready &= ~(uint32_t)EPOLLIN;
-        watch(c);
-        return;
-    }
-    if (received == 0) { /* end of file; and nothing is owed, or we would not have read */
-        close_connection(c, "reading no data", 0);
-        return;
-    }
-    say_data("received", buffer, (size_t)received, "from", c);
-    c->queue = malloc((size_t)received);
-    if (c->queue == NULL) {
-        close_connection(c, "malloc", errno);
-        return;
-    }
-    memcpy(c->queue, buffer, (size_t)received);
-    c->queue_length = (size_t)received;
-    c->queue_sent = 0;
-    send_to(c); /* a socket is nearly always writable: most often this is all there is to do */
-}
-
-/* Is there a client to be had, and have we not just failed to take it? */
-static bool may_accept(void) {
-    return clients_wait && seconds() >= accept_again_at;
-}
-
-static void serve(int listener) {
-    for (;;) {
-        struct epoll_event events[EVENTS_MAX];
-        int timeout = clients_wait ? 1000 : -1; /* in milliseconds; -1: none */
-
-        if (list != NULL || may_accept())
-            timeout = 0; /* we have work, and only look whether there is more */
-        else
-            say("waiting for the next event\n");
-        int count = epoll_wait(epoll, events, EVENTS_MAX, timeout);
-        if (count == -1) {
-            /* Nothing has been reported. That a signal came is no error. */
-            if (errno != EINTR)
-                fprintf(stderr, "epoll_wait: %s\n", strerror(errno));
-            continue;
-        }
-
-        for (int i = 0; i < count; i++) {
-            struct connection *c = events[i].data.ptr;
-
-            if (c == NULL) {
-                clients_wait = true;
-                continue;
-            }
-            c->ready |= events[i].events;
-            enlist(c);
-        }
-
-        if (may_accept())
-            accept_connection(listener);
-
-        /* A turn for each on the list. It ends after one recv() and one send(): to go on until
-         * EAGAIN would be to serve nobody but the one who sends faster than we read. Whoever has
-         * not come to EAGAIN is on the new list. */
-        struct connection *rest = list;
-        list = NULL;
-        while (rest != NULL) {
-            struct connection *c = rest;
-            uint32_t happened = c->ready & c->interest;
-
-            rest = c->next;
-            c->listed = false;
-            if (happened & EPOLLPRI)
-                receive_urgent(c);
-            /* EPOLLIN and EPOLLHUP can come together: what is still unread must be read before
-             * the hang-up is believed, or the client's last words are lost. */
-            if (happened & EPOLLIN)
-                receive_from(c);
-            else if (happened & (EPOLLHUP | EPOLLERR))
-                close_connection(c, "receiving HUP", 0);
-            else if (happened & EPOLLOUT)
-                send_to(c);
-        }
-    }
-}
-
 int main(int argc, char *argv[]) {
+    static char log_buffer[BUFSIZ];
     int option;
 
-    opterr = 0;
+    opterr = 0; /* usage() says what is wrong, not getopt() */
     while ((option = getopt(argc, argv, "q")) != -1) {
-        if (option != 'q')
-            usage("there is no such option");
-        quiet = true;
+        if (option == 'q')
+            quiet = true;
+        else
+            usage("unknown or incomplete option");
     }
-    const char *port = optind < argc ? argv[optind] : "10000";
-    const char *host = optind + 1 < argc ? argv[optind + 1] : "127.0.0.1";
+    port = optind < argc ? argv[optind] : "10000";
+    host = optind + 1 < argc ? argv[optind + 1] : "127.0.0.1";
     if (optind + 2 < argc)
         usage("there are too many arguments");
-    if (strspn(port, "0123456789") != strlen(port) || *port == '\0' || atol(port) > 65535)
+    char *end;
+    long number = strtol(port, &end, 10);
+    if (end == port || *end != '\0' || number < 0 || number > 65535)
         usage("PORT is not a number from 0 to 65535");
 
-    setvbuf(stderr, NULL, _IOLBF, BUFSIZ); /* a line of the log goes out whole */
-    int listener = open_listener(port, host);
+    /* stderr has no buffer of its own, so a line of the log would go out in pieces. */
+    setvbuf(stderr, log_buffer, _IOLBF, sizeof log_buffer);
+    int listener = open_listener();
     epoll = epoll_create1(0);
     if (epoll == -1)
-        die("epoll_create1", host, port);
+        die("epoll_create1");
     if (watch_edges(listener, NULL) == -1)
-        die("epoll_ctl", host, port);
+        die("epoll_ctl");
     serve(listener);
 }

@@ -142,7 +142,8 @@ load lib/helper
     tell @slow rcvbuf 4K connect local
     client=${told#* }
     tell fill 64M reset
-    wait_for_log "closing $client after receiving HUP"$'\n'
+    because "SO_ERROR, which getsockopt() reads, says why the connection broke: add it to the line, as for a failed recv()"
+    wait_for_log "closing $client after receiving HUP: Connection reset by peer"$'\n'
 }
 
 # ---- The client ------------------------------------------------------------------------------
