@@ -1,19 +1,26 @@
-/* select-timeout: an echo server with something else to do, by the timeout of select(2).
+/* select-timeout: the server of stage 03, which does other work after a silence.
  *
  *     cc select-timeout.c -o select-timeout
  *     ./select-timeout            in another window: ../03-select/client, or nc 127.0.0.1 10000
  *
- * Watch for: select() sleeps for a second (-t) at most, and then there is time for other work. On
- * Linux it writes into the timeval what was left of it; so who sets it only once sleeps less and
- * less, and at last not at all. We show what was left, and set it anew each time.
+ * New compared with 03-select/server.c: the last argument of select(), a timeout. select() sleeps
+ * for a second (-t) at most. If nothing has happened by then it returns 0, and there is time for
+ * other work. Start reading at serve(), then timeout(). To see all that is different, run
+ * "diff ../03-select/server.c select-timeout.c".
  *
- * Left out on purpose: a deadline. Every client that speaks starts the second afresh, and where
- * one speaks all the time, the other work never comes. server.c mends that.
+ * Watch for: with glibc, select() leaves in the timeval what was left of the time, and with musl it
+ * does not. A program that sets the timeval only once, before its loop, sleeps less and less with
+ * glibc, and finally not at all. So we set it again in each turn, and log what select() has left.
+ *
+ * Left out on purpose: a deadline. The time begins again with every event, so if one client sends
+ * all the time, the other work is never done. It is not done during a shortage of descriptors
+ * either. server.c has deadlines, and does the other work in both cases.
  */
 #define _POSIX_C_SOURCE 200809L
 
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -27,61 +34,89 @@
 #include <unistd.h>
 
 enum {
-    BACKLOG = 4096,          /* clients that the kernel may connect for us ahead of accept() */
-    BUFFER_SIZE = 64 * 1024, /* bytes that one recv() may bring: the most we owe one client */
-    SHOWN_MAX = 48,          /* bytes of a message that a line of the log shows */
-    NAME_SIZE = 80,          /* room for "[address]:port" */
+    BACKLOG = 4096,          /* the most clients in the backlog */
+    ACCEPTS_MAX = 64,        /* the most clients that one turn of the loop accepts */
+    BUFFER_SIZE = 64 * 1024, /* the most bytes that one recv() returns, and that we owe a client */
+    SHOWN_MAX = 48,          /* the most bytes of data that a line of the log shows */
+    NAME_SIZE = 80,          /* enough for "[address]:port" */
 };
 
+/* A connection with a client, which gets back every byte that it sends. It is in one of two states:
+ *
+ *   reading   queue is NULL: we owe the client nothing, and wait for what it sends.
+ *   owing     queue holds what one recv() brought. send() may take only part of it, so queue_sent
+ *             counts how much it took. When it has taken everything we free the queue, and are
+ *             reading again.
+ *
+ * It ends when the client closes it, which recv() reports by returning 0, or when a call fails.
+ *
+ * We never read from a client while we owe it something, so a queue holds at most what one recv()
+ * brought. If a client sends and sends, but does not read its echo, the kernel's buffers on the way
+ * to it fill up, and we stay owing. Because we do not read meanwhile, the buffers on the way from
+ * it fill up as well, and then its own send() must wait. This is called backpressure. */
 struct connection {
-    int fd;
-    char name[NAME_SIZE]; /* the client's address and port, for the log */
-    char *queue;          /* what it sent and has not got back, or NULL if we owe it nothing */
-    size_t queue_length;  /* bytes in the queue, */
-    size_t queue_sent;    /* of which so many have been sent */
+    int fd;               /* our socket, which accept() returned */
+    char name[NAME_SIZE]; /* the client's address, for the log */
+    char *queue;          /* the bytes to send back, or NULL */
+    size_t queue_length;  /* how many bytes it holds */
+    size_t queue_sent;    /* how many of them send() has taken */
     struct connection *next;
 };
 
 static struct connection *connections; /* all of them, the newest first */
+static double accept_again_at;         /* in seconds(): no accept() until then, after a shortage */
+static double longest_silence = 1;     /* -t: seconds without an event before we do other work */
 
-static double accept_again_at; /* out of descriptors: when to try again, in seconds() */
-static bool quiet;             /* -q: not a word about single clients */
-static double patience = 1;    /* -t: seconds that select() may sleep, or 0: for ever */
+static const char *port, *host; /* where we listen, as text */
+static bool quiet;              /* -q: do not log individual clients */
 
-/* A line about a client. With -q its arguments are not even evaluated. */
+/* ---- Reporting ---------------------------------------------------------------------------- */
+
+/* Logs a line, unless -q is given. With -q the arguments are not even evaluated, which saves the
+ * time for escaped().
+ *
+ * We took a shortcut here, in all six stages: writing to stderr may block. While its terminal is
+ * stopped (Ctrl-S), or the program at the other end of a pipe does not read, the whole server
+ * stands still. */
 #define say(...) ((void)(quiet || fprintf(stderr, __VA_ARGS__)))
 
-/* Says what happened to data, and shows its first bytes. They are escaped, so that no client can
- * forge a line of our log, or drive the terminal that shows it. */
-static void say_data(const char *event, const char *data, size_t length, const char *preposition,
-                     const struct connection *c) {
-    if (quiet)
-        return;
-    fprintf(stderr, "%s \"", event);
+/* Returns a text that shows data, its first SHOWN_MAX bytes at most. What is not printable is
+ * escaped, so that no client can forge a line of the log, or send commands to the terminal that
+ * shows it. The next call overwrites the text. */
+static const char *escaped(const char *data, size_t length) {
+    static char text[SHOWN_MAX * sizeof "\\x00" + sizeof "..."]; /* room for the worst case */
+    char *end = text;
+
     for (size_t i = 0; i < length && i < SHOWN_MAX; i++) {
         unsigned char byte = (unsigned char)data[i];
+
         if (byte == '\n')
-            fprintf(stderr, "\\n");
+            end += snprintf(end, sizeof "\\n", "\\n");
         else if (byte == '"' || byte == '\\')
-            fprintf(stderr, "\\%c", byte);
+            end += snprintf(end, sizeof "\\\"", "\\%c", byte);
+        else if (byte < ' ' || byte > '~')
+            end += snprintf(end, sizeof "\\x00", "\\x%02x", byte);
         else
-            fprintf(stderr, byte < ' ' || byte > '~' ? "\\x%02x" : "%c", byte);
+            *end++ = (char)byte;
     }
-    fprintf(stderr, "%s\" %s %s\n", length > SHOWN_MAX ? "..." : "", preposition, c->name);
+    snprintf(end, sizeof "...", "%s", length > SHOWN_MAX ? "..." : "");
+    return text;
 }
 
 static void usage(const char *problem) {
     fprintf(stderr,
             "select-timeout: %s\n"
             "usage: select-timeout [-q] [-t SECONDS] [PORT [HOST]]\n"
-            "-t: other work after so long a silence (1); 0 is never\n"
-            "-q: no word about single clients; PORT 10000, or 0 for a free one; HOST 127.0.0.1\n",
+            "-t: seconds without an event after which other work is done (1); 0 means never\n"
+            "-q: do not log individual clients; default PORT 10000 (0: any), HOST 127.0.0.1\n",
             problem);
     exit(2);
 }
 
-/* Ends the program: for start-up only. A client's error never comes here. */
-static void die(const char *call, const char *host, const char *port) {
+/* Ends the program because of an error that is not a client's and will not pass: we cannot start,
+ * or have used a call wrongly. No client's error ends the program, and once it has started no
+ * shortage of descriptors does. */
+static void die(const char *call) {
     const char *advice = "see its manual page";
 
     if (errno == EADDRINUSE)
@@ -95,13 +130,21 @@ static void die(const char *call, const char *host, const char *port) {
     exit(1);
 }
 
-/* Not an error: there is nothing yet, or a signal came first. We ask again next time.
- * (POSIX lets EAGAIN and EWOULDBLOCK differ. On Linux they are one.) */
+/* ---- Helpers ------------------------------------------------------------------------------ */
+
+/* Should we just make the failed call again, later? EAGAIN or EWOULDBLOCK: it would have blocked.
+ * (They are the same on Linux.) EINTR: it was interrupted, by a signal that does not kill us. */
 static bool is_temporary(int error) {
     return error == EAGAIN || error == EWOULDBLOCK || error == EINTR;
 }
 
-/* Seconds on a clock that nobody can set: see CLOCK_MONOTONIC in clock_gettime(2). */
+/* From now on a call on fd that would block fails with EAGAIN instead: O_NONBLOCK in open(2).
+ * Returns -1, with errno set, on failure. */
+static int set_nonblocking(int fd) {
+    return fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+}
+
+/* Returns the seconds since some moment in the past: CLOCK_MONOTONIC in clock_gettime(2). */
 static double seconds(void) {
     struct timespec now;
 
@@ -109,82 +152,30 @@ static double seconds(void) {
     return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
-/* Returns the number of seconds that text says, at most a day. */
-static double read_seconds(const char *text) {
-    char *end;
-    double value = strtod(text, &end);
-
-    if (end == text || *end != '\0' || !(value >= 0 && value <= 24 * 60 * 60))
-        usage("SECONDS is not a number from 0 to 86400");
-    return value;
-}
-
-/* From now on a call on fd that would have to wait fails with EAGAIN instead: O_NONBLOCK in
- * open(2). Returns -1, with errno set, if that cannot be had. */
-static int set_nonblocking(int fd) {
-    int flags = fcntl(fd, F_GETFL);
-
-    return flags == -1 ? -1 : fcntl(fd, F_SETFL, flags | O_NONBLOCK);
-}
-
-/* Returns the descriptor of a socket that listens on port of host; without one there is no server,
- * and the program ends. */
-static int open_listener(const char *port, const char *host) {
-    const struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
-                                   .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV};
-    struct addrinfo *address;
-
-    if (getaddrinfo(host, port, &hints, &address) != 0)
-        usage("HOST is not a numeric address, such as 127.0.0.1 or ::1");
-    int listener = socket(address->ai_family, address->ai_socktype, address->ai_protocol);
-    if (listener == -1)
-        die("socket", host, port);
-
-    /* The connections of a server that ended a moment ago still hold the port, for a minute.
-     * Without this, which must come before bind(), a restart fails until they are gone. */
-    int on = 1;
-    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-
-    if (bind(listener, address->ai_addr, address->ai_addrlen) == -1)
-        die("bind", host, port);
-    if (listen(listener, BACKLOG) == -1)
-        die("listen", host, port);
-    if (set_nonblocking(listener) == -1)
-        die("fcntl", host, port);
-
-    /* For port 0 the kernel picked one: the socket knows which. */
-    char bound_port[8] = "?";
-    getsockname(listener, address->ai_addr, &address->ai_addrlen);
-    getnameinfo(address->ai_addr, address->ai_addrlen, NULL, 0, bound_port, sizeof bound_port,
-                NI_NUMERICSERV);
-    fprintf(stderr, "starting up on %s port %s\n", host, bound_port);
-    freeaddrinfo(address);
-    return listener;
-}
-
-/* Writes the address as 127.0.0.1:55821 or [::1]:55821. Always in numbers: to ask a name server
- * would keep everybody waiting. */
+/* Writes address as text, such as 127.0.0.1:55821 or, for IPv6, [::1]:55821, into name, which has
+ * NAME_SIZE bytes. Always in numbers, because to look up a host's name may take seconds.
+ *
+ * (There is a struct for each kind of address. sockaddr_storage has room for any of them, and the
+ * calls take a pointer to sockaddr, which stands for all of them: hence the casts.) */
 static void write_name(char *name, const struct sockaddr_storage *address, socklen_t length) {
-    char host[64] = "?", port[8] = "?";
+    char ip[64] = "?", number[8] = "?";
 
-    getnameinfo((const struct sockaddr *)address, length, host, sizeof host, port, sizeof port,
+    getnameinfo((const struct sockaddr *)address, length, ip, sizeof ip, number, sizeof number,
                 NI_NUMERICHOST | NI_NUMERICSERV);
-    snprintf(name, NAME_SIZE, strchr(host, ':') ? "[%s]:%s" : "%s:%s", host, port);
+    snprintf(name, NAME_SIZE, strchr(ip, ':') ? "[%s]:%s" : "%s:%s", ip, number);
 }
 
-/* What a connection waits for. We do not read from a client while we owe it something. So one that
- * does not take its echo cannot make us store more and more: its own sends come to a halt. */
+/* ---- A connection's life ------------------------------------------------------------------ */
+
+/* Is c reading? If not, it is owing. */
 static bool wants_read(const struct connection *c) {
     return c->queue == NULL;
 }
 
-static bool wants_write(const struct connection *c) {
-    return c->queue != NULL;
-}
-
-/* Closes and frees c, and says why: after which call, with which error (0: none). */
+/* Closes and frees c. The log says why: after what, and with which error, or 0 if there was none.
+ * */
 static void close_connection(struct connection *c, const char *why, int error) {
-    struct connection **link = &connections; /* the pointer that points to c */
+    struct connection **link = &connections; /* in the end, the pointer that points to c */
 
     say("closing %s after %s%s%s\n", c->name, why, error ? ": " : "", error ? strerror(error) : "");
     while (*link != c)
@@ -193,38 +184,13 @@ static void close_connection(struct connection *c, const char *why, int error) {
     close(c->fd);
     free(c->queue);
     free(c);
-    if (accept_again_at > seconds())
-        accept_again_at = seconds(); /* now there is a descriptor to be had */
+    accept_again_at = 0; /* a descriptor is free now */
 }
 
-/* There is no descriptor or no memory for one more client: accept(2). It stays in the backlog, and
- * the listener stays ready; so we must look away for a while, or we would try and fail as fast as
- * the machine can. */
-static void pause_accepting(void) {
-    /* Said once. When a client has left, and others still wait, it is no news. */
-    if (seconds() > accept_again_at + 1)
-        fprintf(stderr,
-                "out of descriptors: accept: %s; "
-                "trying again when a client leaves, or in a second\n",
-                strerror(errno));
-    accept_again_at = seconds() + 1;
-}
-
-/* Takes the next client from the listener's backlog, if one is there. */
-static void accept_connection(int listener) {
-    struct sockaddr_storage address;
-    socklen_t length = sizeof address;
-    int fd = accept(listener, (struct sockaddr *)&address, &length);
-
-    if (fd == -1) {
-        if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
-            pause_accepting();
-        else if (!is_temporary(errno))
-            say("accept: %s\n", strerror(errno)); /* a client that failed before we met it */
-        return;
-    }
-
+/* Begins a connection with a new client; accept() has returned its fd and its address. */
+static void open_connection(int fd, const struct sockaddr_storage *address, socklen_t length) {
     struct connection *c = calloc(1, sizeof *c);
+
     if (c == NULL || set_nonblocking(fd) == -1) {
         say("refusing a client: %s\n", strerror(errno));
         close(fd);
@@ -232,10 +198,9 @@ static void accept_connection(int listener) {
         return;
     }
     c->fd = fd;
-    write_name(c->name, &address, length);
+    write_name(c->name, address, length);
 
-    /* An fd_set is an array of FD_SETSIZE bits, usually 1024. FD_SET() beyond its end writes into
-     * whatever memory lies there: select(2). */
+    /* FD_SET() with such a descriptor would write past the end of the set: select(2). */
     if (fd >= FD_SETSIZE) {
         say("refusing %s: select cannot watch descriptor %d\n", c->name, fd);
         close(fd);
@@ -243,8 +208,9 @@ static void accept_connection(int listener) {
         return;
     }
 
-    /* Without this a small piece of echo waits until the client has acknowledged the one before,
-     * which may take 40 ms: TCP_NODELAY in tcp(7). If this fails, that is all that happens. */
+    /* Without this the kernel may hold back a small piece of echo until the client's kernel has
+     * acknowledged the piece before (Nagle's algorithm), which may take that kernel 40 ms (delayed
+     * ACK): TCP_NODELAY in tcp(7). If it fails we are only slower, so we ignore the result. */
     int on = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
 
@@ -253,22 +219,22 @@ static void accept_connection(int listener) {
     say("new connection from %s\n", c->name);
 }
 
-/* Reads the urgent byte, and so ends the exceptional condition. It is no part of the stream; a
- * plain recv() would pass over it and throw it away: tcp(7). */
+/* Reads the urgent byte with MSG_OOB ("out of band"), which ends the exceptional condition. It is
+ * not part of the stream, so we do not echo it. A plain recv() would skip and lose it: tcp(7). */
 static void receive_urgent(struct connection *c) {
     char byte;
 
     say("handling exceptional condition for %s\n", c->name);
     if (recv(c->fd, &byte, 1, MSG_OOB) == 1)
-        say_data("received urgent", &byte, 1, "from", c);
+        say("received urgent \"%s\" from %s\n", escaped(&byte, 1), c->name);
 }
 
-/* Sends as much of c's queue as the kernel takes, which may be less than all. May close c. */
-static void send_to(struct connection *c) {
+/* Sends what is left of c's queue, or the part of it that send() takes. May close and free c. */
+static void send_queue(struct connection *c) {
     const char *rest = c->queue + c->queue_sent;
 
-    /* If the client is gone we want an error, EPIPE, not the signal SIGPIPE, which would end us
-     * without a word. */
+    /* If the connection is broken we want an error, EPIPE. Without MSG_NOSIGNAL we would also get
+     * the signal SIGPIPE, which kills the program without a message. */
     ssize_t sent = send(c->fd, rest, c->queue_length - c->queue_sent, MSG_NOSIGNAL);
 
     if (sent == -1 && !is_temporary(errno)) {
@@ -276,7 +242,7 @@ static void send_to(struct connection *c) {
         return;
     }
     if (sent > 0) {
-        say_data("sending", rest, (size_t)sent, "to", c);
+        say("sending \"%s\" to %s\n", escaped(rest, (size_t)sent), c->name);
         c->queue_sent += (size_t)sent;
     }
     if (c->queue_sent == c->queue_length) {
@@ -286,9 +252,9 @@ static void send_to(struct connection *c) {
     }
 }
 
-/* Fills the queue of c, which is empty, with what the client has sent. May close c. */
-static void receive_from(struct connection *c) {
-    static char buffer[BUFFER_SIZE]; /* one for all: nothing stays in it between two calls */
+/* Fills the queue of c, which is NULL, with what the client has sent. May close and free c. */
+static void fill_queue(struct connection *c) {
+    static char buffer[BUFFER_SIZE]; /* for all connections: nothing stays in it */
     ssize_t received = recv(c->fd, buffer, sizeof buffer, 0);
 
     if (received == -1) {
@@ -296,11 +262,11 @@ static void receive_from(struct connection *c) {
             close_connection(c, "recv", errno);
         return;
     }
-    if (received == 0) { /* end of file; and nothing is owed, or we would not have read */
+    if (received == 0) { /* end of file: the client has closed, and we owe it nothing */
         close_connection(c, "reading no data", 0);
         return;
     }
-    say_data("received", buffer, (size_t)received, "from", c);
+    say("received \"%s\" from %s\n", escaped(buffer, (size_t)received), c->name);
     c->queue = malloc((size_t)received);
     if (c->queue == NULL) {
         close_connection(c, "malloc", errno);
@@ -311,85 +277,196 @@ static void receive_from(struct connection *c) {
     c->queue_sent = 0;
 }
 
+/* ---- Accepting clients -------------------------------------------------------------------- */
+
+static bool out_of_descriptors; /* or of memory: accept() said so, and we have logged it */
+
+static bool may_accept(void) {
+    return seconds() >= accept_again_at;
+}
+
+/* accept() has no free descriptor, or no memory, for one more client. The client stays in the
+ * backlog, so accept() would fail again at once. Without a pause we would spin: keep a core busy
+ * with calls that fail. (Linux reserves the descriptor before it looks into the backlog, so this
+ * happens even when no client is waiting.) */
+static void pause_accepting(void) {
+    if (!out_of_descriptors) /* log once per shortage, not at every retry */
+        fprintf(stderr,
+                "out of descriptors: accept: %s; "
+                "trying again when a client leaves, or in a second\n",
+                strerror(errno));
+    out_of_descriptors = true;
+    accept_again_at = seconds() + 1;
+}
+
+/* Accepts the next client in the backlog. Returns false if accept() failed. Besides the temporary
+ * errors there are three kinds: a shortage, a mistake of ours, and a client that left too early. */
+static bool accept_connection(int listener) {
+    struct sockaddr_storage address;
+    socklen_t length = sizeof address;
+    int fd = accept(listener, (struct sockaddr *)&address, &length);
+
+    if (fd != -1) {
+        open_connection(fd, &address, length);
+        return true;
+    }
+    if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
+        pause_accepting(); /* a shortage, which will pass */
+    else if (errno == EBADF || errno == EINVAL || errno == ENOTSOCK || errno == EFAULT)
+        die("accept"); /* a mistake of ours, which will not pass */
+    else if (is_temporary(errno))
+        out_of_descriptors = false; /* no client is waiting, and a descriptor was free */
+    else
+        say("accept: %s\n", strerror(errno)); /* a client that left too early */
+    return false;
+}
+
+/* Accepts up to ACCEPTS_MAX clients. With one per turn, a newcomer would wait a whole turn for each
+ * client ahead of it. Without a limit, the others would wait for all of the newcomers. */
+static void accept_connections(int listener) {
+    for (int i = 0; i < ACCEPTS_MAX && accept_connection(listener); i++)
+        continue;
+}
+
+/* ---- The loop ----------------------------------------------------------------------------- */
+
+/* Returns how long to wait for events: -t seconds, or a second while no newcomer can wake us. It is
+ * rounded up to microseconds, or a tiny -t would become 0, and select() would not sleep at all. */
+static struct timeval *timeout(bool accepting) {
+    static struct timeval time_left;
+    double wait = accepting ? longest_silence : 1;
+
+    if (wait == INFINITY)
+        return NULL;
+    long long microseconds = (long long)(wait * 1e6) + 1;
+    time_left.tv_sec = (time_t)(microseconds / 1000000); /* each time: select() may change it */
+    time_left.tv_usec = (suseconds_t)(microseconds % 1000000);
+    return &time_left;
+}
+
+/* Runs until a signal kills the program, or until die(). */
 static void serve(int listener) {
     for (;;) {
-        bool accepting = seconds() >= accept_again_at;
-        double seconds_to_wait = accepting ? patience : 1;
-        struct timeval left = {.tv_sec = (time_t)seconds_to_wait};
-        struct timeval *timeout = seconds_to_wait > 0 ? &left : NULL;
         fd_set readable, writable, exceptional;
+        bool accepting = may_accept();
         int highest = listener;
 
-        left.tv_usec = (suseconds_t)((seconds_to_wait - (double)left.tv_sec) * 1e6);
-
-        /* select() overwrites the sets with its answer, so each turn makes them anew. Nobody is
-         * in the second one without a queue: a socket is nearly always writable, and select would
-         * return at once, for ever. */
+        /* select() overwrites the sets with its answer, so each turn fills them again. */
         FD_ZERO(&readable);
         FD_ZERO(&writable);
         FD_ZERO(&exceptional);
         if (accepting)
             FD_SET(listener, &readable);
         for (struct connection *c = connections; c != NULL; c = c->next) {
-            if (wants_read(c))
-                FD_SET(c->fd, &readable);
-            if (wants_write(c))
-                FD_SET(c->fd, &writable);
+            FD_SET(c->fd, wants_read(c) ? &readable : &writable);
             FD_SET(c->fd, &exceptional);
             if (c->fd > highest)
                 highest = c->fd;
         }
 
         say("waiting for the next event\n");
-        int ready = select(highest + 1, &readable, &writable, &exceptional, timeout);
+        struct timeval *left = timeout(accepting);
+        int ready = select(highest + 1, &readable, &writable, &exceptional, left);
         if (ready == -1) {
-            /* Nothing has been reported. That a signal came is no error. */
             if (errno != EINTR)
-                fprintf(stderr, "select: %s\n", strerror(errno));
-            continue;
+                die("select");
+            continue; /* a signal interrupted it: nothing has been reported */
         }
-
-        if (timeout != NULL)
+        if (left != NULL)
             say("select left %.3f s in the timeval\n",
-                (double)left.tv_sec + (double)left.tv_usec / 1e6);
+                (double)left->tv_sec + (double)left->tv_usec / 1e6);
         if (ready == 0 && accepting)
             say("timed out, do some other work here\n");
 
-        /* First: later on, a number in the sets may be that of a newcomer who was not asked for. */
         if (FD_ISSET(listener, &readable))
-            accept_connection(listener);
+            accept_connections(listener);
         for (struct connection *c = connections, *next; c != NULL; c = next) {
-            next = c->next; /* c may be gone after its turn */
+            next = c->next; /* c may be closed and freed in its turn */
             if (FD_ISSET(c->fd, &exceptional))
-                receive_urgent(c);
+                receive_urgent(c); /* first, because a plain recv() would lose it */
             if (FD_ISSET(c->fd, &readable))
-                receive_from(c);
+                fill_queue(c); /* may free c: hence the else */
             else if (FD_ISSET(c->fd, &writable))
-                send_to(c);
+                send_queue(c);
         }
     }
 }
 
+/* ---- Starting up -------------------------------------------------------------------------- */
+
+/* Returns the seconds that text says, at most a day, or INFINITY for 0, which means never. */
+static double read_seconds(const char *text) {
+    char *end;
+    double value = strtod(text, &end);
+
+    if (end == text || *end != '\0' || !(value >= 0 && value <= 24 * 60 * 60))
+        usage("SECONDS is not a number from 0 to 86400");
+    return value == 0 ? INFINITY : value;
+}
+
+/* Returns the descriptor of a new listener on host and port, or ends the program. */
+static int open_listener(void) {
+    const struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
+                                   .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV};
+    struct addrinfo *address; /* host and port in the form that socket() and bind() want */
+
+    /* SOCK_STREAM means TCP; the AI_ flags mean that both texts are numbers. */
+    if (getaddrinfo(host, port, &hints, &address) != 0)
+        usage("HOST is not a numeric address, such as 127.0.0.1 or ::1");
+    int listener = socket(address->ai_family, address->ai_socktype, address->ai_protocol);
+    if (listener == -1)
+        die("socket");
+    if (listener >= FD_SETSIZE) { /* the program that started us left too many files open */
+        errno = EMFILE;
+        die("select");
+    }
+
+    /* When a server ends, the kernel keeps its connections for another minute, and bind() to their
+     * port would fail. With SO_REUSEADDR it fails only if another program listens: socket(7). */
+    int on = 1;
+    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+
+    if (bind(listener, address->ai_addr, address->ai_addrlen) == -1)
+        die("bind");
+    if (listen(listener, BACKLOG) == -1) /* the system may cap BACKLOG: listen(2) */
+        die("listen");
+    if (set_nonblocking(listener) == -1)
+        die("fcntl");
+
+    /* For port 0 the kernel has picked a free one: ask the socket which. */
+    char bound_port[8] = "?";
+    getsockname(listener, address->ai_addr, &address->ai_addrlen);
+    getnameinfo(address->ai_addr, address->ai_addrlen, NULL, 0, bound_port, sizeof bound_port,
+                NI_NUMERICSERV);
+    fprintf(stderr, "starting up on %s port %s\n", host, bound_port);
+    freeaddrinfo(address);
+    return listener;
+}
+
 int main(int argc, char *argv[]) {
+    static char log_buffer[BUFSIZ];
     int option;
 
-    opterr = 0;
+    opterr = 0; /* usage() says what is wrong, not getopt() */
     while ((option = getopt(argc, argv, "qt:")) != -1) {
         if (option == 'q')
             quiet = true;
         else if (option == 't')
-            patience = read_seconds(optarg);
+            longest_silence = read_seconds(optarg);
         else
-            usage("there is no such option");
+            usage("unknown or incomplete option");
     }
-    const char *port = optind < argc ? argv[optind] : "10000";
-    const char *host = optind + 1 < argc ? argv[optind + 1] : "127.0.0.1";
+    port = optind < argc ? argv[optind] : "10000";
+    host = optind + 1 < argc ? argv[optind + 1] : "127.0.0.1";
     if (optind + 2 < argc)
         usage("there are too many arguments");
-    if (strspn(port, "0123456789") != strlen(port) || *port == '\0' || atol(port) > 65535)
+    char *end;
+    long number = strtol(port, &end, 10);
+    if (end == port || *end != '\0' || number < 0 || number > 65535)
         usage("PORT is not a number from 0 to 65535");
 
-    setvbuf(stderr, NULL, _IOLBF, BUFSIZ); /* a line of the log goes out whole */
-    int listener = open_listener(port, host);
+    /* stderr has no buffer of its own, so a line of the log would go out in pieces. */
+    setvbuf(stderr, log_buffer, _IOLBF, sizeof log_buffer);
+    int listener = open_listener();
     serve(listener);
 }

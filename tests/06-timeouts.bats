@@ -400,7 +400,7 @@ client_gives_up_within() {
 # bats test_tags=only-06,companion
 @test "06.22 After a silence select times out, and there is time for other work" {
     build_program 06-timeouts/select-timeout
-    start_server --program "$REPLY" -t 0.1 0
+    start_server --program "${SELECT_TIMEOUT:-$REPLY}" -t 0.1 0
     because "select() returns 0 at its timeout, and Linux leaves 0 s in the timeval: set it again before each call"
     expected "other work after each 0.1 s of silence"
     wait_for_log "select left 0.000 s in the timeval" 3
@@ -414,7 +414,7 @@ client_gives_up_within() {
 # bats test_tags=only-06,companion
 @test "06.23 Under steady traffic the other work never comes" {
     build_program 06-timeouts/select-timeout
-    start_server --program "$REPLY" -t 1 0
+    start_server --program "${SELECT_TIMEOUT:-$REPLY}" -t 1 0
     because "every event ends the wait, and the next call of select() begins with the whole second again"
     expected "no timeout within 1.5 s, because a byte arrives every 50 ms"
     tell connect drip 30 50
@@ -440,4 +440,37 @@ client_gives_up_within() {
         tell_no_more
         stop_server
     done
+}
+
+# ---- select-timeout.c: errors of its own -----------------------------------------------------
+
+# bats test_tags=only-06,companion
+@test "06.25 select-timeout.c, too, ends for an error that will not pass" {
+    local faults call program
+
+    build_program 06-timeouts/select-timeout
+    program=${SELECT_TIMEOUT:-$REPLY}
+    for faults in accept:EINVAL:1+ select:EINVAL:2+; do
+        call=${faults%%:*}
+        expected "select-timeout to exit with status 1 when $call() fails with EINVAL every time"
+        because "EINVAL is an error of the program's own, and comes back every time. Print it once, and exit(1)"
+        start_server --program "$program" --faults "$faults" -q 0
+        # Its first wait ends when a client connects.
+        serve_one_client
+        server_ends 1
+        faults_reached "$call"
+        expected "an error message that names $call()"
+        log_has "select-timeout: $call " || fail_with "no line that begins with \"select-timeout: $call\""
+        expected "one line that says so"
+        because "a line per failed call fills the disk. Print the error once, and exit(1)"
+        ! log_has "Invalid argument" 2 || fail_with "$(grep -c "Invalid argument" "$server_log") such lines in the log"
+    done
+    expected "select-timeout to exit with status 1, and no first line, when all descriptors below FD_SETSIZE are taken"
+    because "FD_SET() with the listener writes past the end of the set. Compare its descriptor with FD_SETSIZE (1024) before you listen"
+    hold_descriptors 1030 "$program"
+    run_server --open-files 1100 --program "$REPLY" 0
+    ((server_status == 1)) || fail_with "the server $server_end"
+    log_lacks "starting up"
+    expected "an error message that names select"
+    log_has "select-timeout: select " || fail_with "no line that begins with \"select-timeout: select\""
 }
