@@ -1,17 +1,22 @@
-/* revents: what poll(2), select(2) and epoll_wait(2) report of a descriptor, for each thing that
- * can happen to it. The manual pages do not say it all. The kernel does.
+/* revents: a table of what poll(2), select(2) and epoll_wait(2) report about a descriptor, for
+ * everything that can happen to it. The manual pages leave some of this open. The kernel does not.
  *
  *     cc revents.c -o revents
- *     ./revents                   a table; with --markdown the same for a README
+ *     ./revents                   prints the table; with --markdown, as a README has it
  *
- * Watch for: no situation is described, each is made. Both ends of a connection are in this
- * process: one end does something, and we ask about the other. All three calls are asked about all
- * that they know.
+ * New compared with server.c: there is no server and no loop. The program holds both ends of each
+ * connection. It makes one end do something, and then asks all three calls about the other end,
+ * for every event that they know, without waiting. Start reading at main(), then the table called
+ * situations[], and a few of the functions that it names.
  *
- * Left out on purpose: what recv() and send() have to say then (server.c); and other systems than
- * Linux, which do not agree on what to report.
+ * Watch for: HUP and ERR are reported though we do not ask for them. RDHUP ("the peer has sent its
+ * FIN") and HUP ("both directions are closed") are two different things. And select() can only say
+ * "read" for many of these situations: recv() must then find out which one it is.
+ *
+ * Left out on purpose: what recv() and send() return in each situation (server.c handles that), and
+ * systems other than Linux, which report other events.
  */
-#define _GNU_SOURCE /* POLLRDHUP, which is Linux's own, as epoll is */
+#define _GNU_SOURCE /* for POLLRDHUP, which only Linux has, as epoll */
 
 #include <errno.h>
 #include <fcntl.h>
@@ -28,11 +33,11 @@
 #include <unistd.h>
 
 enum {
-    PATIENCE = 2000,  /* milliseconds until what one end did must have reached the other */
-    ANSWER_SIZE = 80, /* room for the names of all events, or for an error */
+    WAIT_MAX = 2000,  /* the most milliseconds that we wait for an event to reach the other end */
+    ANSWER_SIZE = 80, /* enough for the names of all events, or for an error */
 };
 
-/* The names, in the order in which they are shown. */
+/* The events, in the order in which the table shows them. poll() and epoll have a bit for each. */
 static const struct {
     const char *name;
     short poll;
@@ -41,27 +46,39 @@ static const struct {
     {"IN", POLLIN, EPOLLIN},          /* select: the first set */
     {"PRI", POLLPRI, EPOLLPRI},       /* select: the third set */
     {"OUT", POLLOUT, EPOLLOUT},       /* select: the second set */
-    {"ERR", POLLERR, EPOLLERR},       /* this one and the next are reported unasked */
-    {"HUP", POLLHUP, EPOLLHUP},       /* no way in nor out any more */
-    {"RDHUP", POLLRDHUP, EPOLLRDHUP}, /* no way in any more */
-    {"NVAL", POLLNVAL, 0},            /* no such descriptor; epoll_ctl() fails then */
+    {"ERR", POLLERR, EPOLLERR},       /* this one and the next are reported though we do not ask */
+    {"HUP", POLLHUP, EPOLLHUP},       /* both directions are closed */
+    {"RDHUP", POLLRDHUP, EPOLLRDHUP}, /* the peer will send nothing more */
+    {"NVAL", POLLNVAL, 0},            /* there is no such descriptor (epoll_ctl() fails) */
 };
 
-enum { ALL = POLLIN | POLLPRI | POLLOUT | POLLRDHUP }; /* what we ask about */
+enum { ALL = POLLIN | POLLPRI | POLLOUT | POLLRDHUP }; /* all events that one can ask for */
 
-static int epoll;     /* the one instance that is asked about every descriptor in turn */
+/* A row of the table. First we call make(), which creates the situation and returns a descriptor.
+ * What the other end has done may take a moment to arrive, so we wait for the event until. Then we
+ * ask the three calls for the events in interest, and print what they report. */
+struct situation {
+    const char *name;
+    int (*make)(void);
+    short until;    /* the event that shows that the situation is there, or 0 if it is at once */
+    short interest; /* the events that we ask for */
+};
+
+static int epoll;     /* one epoll instance, for all descriptors, one after the other */
 static bool markdown; /* --markdown */
+
+/* ---- Reporting ---------------------------------------------------------------------------- */
 
 static void usage(const char *problem) {
     fprintf(stderr,
             "revents: %s\n"
             "usage: revents [--markdown]\n"
-            "--markdown: the table as a README has it\n",
+            "--markdown: print the table in the format of a README\n",
             problem);
     exit(2);
 }
 
-/* Returns the result of a call that has no reason to fail here. If it fails, there is no table. */
+/* Returns the result of a call. If it is -1, the call has failed: says so, and ends the program. */
 static int check(const char *call, int result) {
     if (result != -1)
         return result;
@@ -69,9 +86,9 @@ static int check(const char *call, int result) {
     exit(1);
 }
 
-/* ---- Two ends of a connection ---- */
+/* ---- Helpers ------------------------------------------------------------------------------ */
 
-/* Returns a socket that is bound to a free port of 127.0.0.1, and sets address to it. */
+/* Returns a socket that is bound to a free port on 127.0.0.1, and stores that in address. */
 static int bound_socket(struct sockaddr_in *address) {
     socklen_t length = sizeof *address;
     int fd = check("socket", socket(AF_INET, SOCK_STREAM, 0));
@@ -90,17 +107,18 @@ static int listening_socket(struct sockaddr_in *address, int backlog) {
     return fd;
 }
 
-/* Returns a socket that has begun to connect to the address. */
+/* Returns a socket that has begun to connect to address. */
 static int begin_to_connect(const struct sockaddr_in *address) {
     int fd = check("socket", socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0));
 
-    if (connect(fd, (const struct sockaddr *)address, sizeof *address) == -1 &&
-        errno != EINPROGRESS)
-        check("connect", -1);
+    int result = connect(fd, (const struct sockaddr *)address, sizeof *address);
+
+    if (result == -1 && errno != EINPROGRESS) /* EINPROGRESS: the kernel goes on connecting */
+        check("connect", result);
     return fd;
 }
 
-/* Returns one end of a connection, and sets peer to the other. */
+/* Returns one end of a new connection, and stores the other end in peer. */
 static int connected(int *peer) {
     struct sockaddr_in address;
     int listener = listening_socket(&address, 1);
@@ -111,21 +129,23 @@ static int connected(int *peer) {
     return fd;
 }
 
-static void say_abc(int fd) {
+static void write_abc(int fd) {
     check("write", (int)write(fd, "abc", 3));
 }
 
-/* Waits until poll() reports this event of fd: what one end does may take a moment to reach the
- * other. If it never is reported, the table will show that. */
+/* Waits until poll() reports this event on fd, or until WAIT_MAX has passed. In that case we go on,
+ * because the table then shows that the event is missing. */
 static void wait_for(int fd, short event) {
     struct pollfd waiting = {.fd = fd, .events = event};
 
-    check("poll", poll(&waiting, 1, PATIENCE));
+    check("poll", poll(&waiting, 1, WAIT_MAX));
 }
 
-/* ---- Situations: each function returns a descriptor that is in its own, or soon will be ----
- *
- * What else it has opened stays open until the program ends: to close it would be an event. */
+/* ---- Situations --------------------------------------------------------------------------- */
+
+/* Each function returns a descriptor that is in the situation which gives the function its name, or
+ * soon will be. We took a shortcut here: the functions leave the other descriptors open until the
+ * program ends. To close them would be an event, too. */
 
 static int nothing(void) {
     int peer;
@@ -136,7 +156,7 @@ static int nothing(void) {
 static int data(void) {
     int peer, fd = connected(&peer);
 
-    say_abc(peer);
+    write_abc(peer);
     return fd;
 }
 
@@ -150,7 +170,7 @@ static int end_of_file(void) {
 static int end_of_file_after_data(void) {
     int peer, fd = connected(&peer);
 
-    say_abc(peer);
+    write_abc(peer);
     close(peer);
     return fd;
 }
@@ -169,11 +189,12 @@ static int both_halves_closed(void) {
     return fd;
 }
 
-/* To linger for no time at all means that close() resets the connection: SO_LINGER in socket(7). */
+/* Closes peer with a reset (RST) instead of an end of file (FIN). With SO_LINGER and a time of 0,
+ * close() does that: socket(7). */
 static void reset_by(int peer) {
-    const struct linger none = {.l_onoff = 1, .l_linger = 0};
+    const struct linger no_time = {.l_onoff = 1, .l_linger = 0};
 
-    check("setsockopt", setsockopt(peer, SOL_SOCKET, SO_LINGER, &none, sizeof none));
+    check("setsockopt", setsockopt(peer, SOL_SOCKET, SO_LINGER, &no_time, sizeof no_time));
     close(peer);
 }
 
@@ -187,7 +208,7 @@ static int reset(void) {
 static int reset_after_data(void) {
     int peer, fd = connected(&peer);
 
-    say_abc(peer);
+    write_abc(peer);
     reset_by(peer);
     return fd;
 }
@@ -203,7 +224,7 @@ static int not_connected(void) {
     return check("socket", socket(AF_INET, SOCK_STREAM, 0));
 }
 
-/* The port is taken, and nobody listens. */
+/* The port is in use, but its socket does not listen. */
 static int connect_refused(void) {
     struct sockaddr_in address;
 
@@ -211,7 +232,8 @@ static int connect_refused(void) {
     return begin_to_connect(&address);
 }
 
-/* A backlog of 0 holds one connection. To whoever comes next the kernel does not answer. */
+/* A backlog of 0 has room for one connection. When it is full, the kernel does not answer the next
+ * connect(). */
 static int connect_under_way(void) {
     struct sockaddr_in address;
     int listener = listening_socket(&address, 0);
@@ -254,7 +276,7 @@ static int pipe_writer_left_data(void) {
     int ends[2];
 
     check("pipe", pipe(ends));
-    say_abc(ends[1]);
+    write_abc(ends[1]);
     close(ends[1]);
     return ends[0];
 }
@@ -277,15 +299,12 @@ static int closed(void) {
 static int regular_file(void) {
     FILE *file = tmpfile();
 
-    return file == NULL ? check("tmpfile", -1) : fileno(file);
+    if (file == NULL)
+        check("tmpfile", -1);
+    return fileno(file);
 }
 
-static const struct situation {
-    const char *name;
-    int (*make)(void);
-    short until;    /* the event that shows that it is there; 0: it is there at once */
-    short interest; /* the events that we ask about */
-} situations[] = {
+static const struct situation situations[] = {
     {"connected, nothing to read", nothing, POLLOUT, ALL},
     {"data to read", data, POLLIN, ALL},
     {"end of file (the peer closed)", end_of_file, POLLRDHUP, ALL},
@@ -309,9 +328,9 @@ static const struct situation {
     {"regular file", regular_file, 0, ALL},
 };
 
-/* ---- Questions: each of the three calls, and no wait ---- */
+/* ---- Questions ---------------------------------------------------------------------------- */
 
-/* Adds a word to an answer. */
+/* Adds a word to answer, which has ANSWER_SIZE bytes. */
 static void add(char *answer, const char *word) {
     size_t length = strlen(answer);
 
@@ -319,7 +338,12 @@ static void add(char *answer, const char *word) {
 }
 
 static void add_error(char *answer) {
-    add(answer, errno == EBADF ? "EBADF" : errno == EPERM ? "EPERM" : strerror(errno));
+    if (errno == EBADF)
+        add(answer, "EBADF");
+    else if (errno == EPERM)
+        add(answer, "EPERM");
+    else
+        add(answer, strerror(errno));
 }
 
 static void ask_poll(int fd, short interest, char *answer) {
@@ -333,9 +357,13 @@ static void ask_poll(int fd, short interest, char *answer) {
 }
 
 static void ask_select(int fd, short interest, char *answer) {
-    static struct timeval at_once;
+    struct timeval no_time = {0};
     fd_set readable, writable, exceptional;
 
+    if (fd >= FD_SETSIZE) { /* the program that started us left too many files open */
+        errno = EMFILE;
+        check("select", -1);
+    }
     FD_ZERO(&readable);
     FD_ZERO(&writable);
     FD_ZERO(&exceptional);
@@ -345,8 +373,8 @@ static void ask_select(int fd, short interest, char *answer) {
         FD_SET(fd, &writable);
     if (interest & POLLPRI)
         FD_SET(fd, &exceptional);
-    if (select(fd + 1, &readable, &writable, &exceptional, &at_once) == -1) {
-        add_error(answer); /* and the sets are as we made them: they say nothing */
+    if (select(fd + 1, &readable, &writable, &exceptional, &no_time) == -1) {
+        add_error(answer); /* the sets still hold our question, and not an answer */
         return;
     }
     if (FD_ISSET(fd, &readable))
@@ -376,37 +404,43 @@ static void ask_epoll(int fd, short interest, char *answer) {
     epoll_ctl(epoll, EPOLL_CTL_DEL, fd, NULL);
 }
 
-static void print_row(const char *situation, const char *by_poll, const char *by_select,
-                      const char *by_epoll) {
-    static const char plain[] = "%-32s %-21s %-13s %s\n";
-    static const char with_bars[] = "| %-31s | %-20s | %-12s | %-20s |\n";
+/* ---- The table ---------------------------------------------------------------------------- */
 
-    printf(markdown ? with_bars : plain, situation, by_poll, by_select, by_epoll);
+static void print_row(const char *name, const char *by_poll, const char *by_select,
+                      const char *by_epoll) {
+    if (markdown)
+        printf("| %-31s | %-20s | %-12s | %-20s |\n", name, by_poll, by_select, by_epoll);
+    else
+        printf("%-32s %-21s %-13s %s\n", name, by_poll, by_select, by_epoll);
+}
+
+/* Returns answer, or "-" if none of the events was reported. */
+static const char *or_dash(const char *answer) {
+    return answer[0] == '\0' ? "-" : answer;
+}
+
+static void try_situation(const struct situation *situation) {
+    char by_poll[ANSWER_SIZE] = "", by_select[ANSWER_SIZE] = "", by_epoll[ANSWER_SIZE] = "";
+    int fd = situation->make();
+
+    if (situation->until != 0)
+        wait_for(fd, situation->until);
+    ask_poll(fd, situation->interest, by_poll);
+    ask_select(fd, situation->interest, by_select);
+    ask_epoll(fd, situation->interest, by_epoll);
+    print_row(situation->name, or_dash(by_poll), or_dash(by_select), or_dash(by_epoll));
 }
 
 int main(int argc, char *argv[]) {
     if (argc == 2 && strcmp(argv[1], "--markdown") == 0)
         markdown = true;
     else if (argc > 1)
-        usage("there is one option, and no argument");
+        usage("unknown option or argument");
 
     epoll = check("epoll_create1", epoll_create1(0));
     print_row("situation", "poll", "select", "epoll");
     if (markdown)
         print_row("---", "---", "---", "---");
-    for (size_t i = 0; i < sizeof situations / sizeof *situations; i++) {
-        const struct situation *s = &situations[i];
-        char answers[3][ANSWER_SIZE] = {"", "", ""};
-        int fd = s->make();
-
-        if (s->until != 0)
-            wait_for(fd, s->until);
-        ask_poll(fd, s->interest, answers[0]);
-        ask_select(fd, s->interest, answers[1]);
-        ask_epoll(fd, s->interest, answers[2]);
-        for (int j = 0; j < 3; j++)
-            if (*answers[j] == '\0')
-                add(answers[j], "-");
-        print_row(s->name, answers[0], answers[1], answers[2]);
-    }
+    for (size_t i = 0; i < sizeof situations / sizeof *situations; i++)
+        try_situation(&situations[i]);
 }
