@@ -343,7 +343,7 @@ static void watch_listener(int listener, bool accepting) {
     struct epoll_event event = {.events = accepting ? EPOLLIN : 0};
     int operation = watched == -1 ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
 
-    if (accepting != watched && epoll_ctl(epoll, operation, listener, &event) == -1)
+    if ((int)accepting != watched && epoll_ctl(epoll, operation, listener, &event) == -1)
         die("epoll_ctl");
     watched = accepting;
 }
