@@ -703,11 +703,7 @@ threads_are() {
 
     for program in greeter threads; do
         build_program 01-blocking/$program -pthread
-        expected "$program to exit with status 1, and an error that names accept(), when accept() fails with EINVAL"
-        because "EINVAL from accept() is an error of the server's own, and will not pass"
-        start_server --program "$REPLY" --faults accept:EINVAL:1+ -q 0
-        server_ends 1
-        log_has "$program: accept " || fail_with "no line that begins with \"$program: accept\""
+        ends_for_an_error $program "$REPLY" accept:EINVAL:1+
         build_program 01-blocking/$program -pthread
         expected "$program to serve a client after a second, and one line that says so, when accept() fails with EMFILE twice"
         because "a shortage passes. The line must say what the program does: it sleeps for a second"

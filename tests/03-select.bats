@@ -867,44 +867,18 @@ wait_has_failed() {
 
 # bats test_tags=only-03
 @test "03.34 A listener that select() cannot watch ends the server at its start" {
-    expected "exit status 1, and no first line, when all descriptors below FD_SETSIZE are taken"
-    because "FD_SET() with the listener writes past the end of the set. Compare its descriptor with FD_SETSIZE (1024) before you listen"
-    hold_descriptors 1030 "${server_command[@]}"
-    run_server --open-files 1100 --program "$REPLY" 0
-    ((server_status == 1)) || fail_with "the server $server_end"
-    log_lacks "starting up"
-    expected "an error message that names select"
-    log_has "select" || fail_with "an error message that does not name select"
+    refuses_high_listener "the server" "${server_command[*]}"
 }
 
 # bats test_tags=only-03,companion
 @test "03.35 chat.c and two-ports.c, too, end for an error that will not pass" {
-    local program command_line call rule
+    local program command_line
 
     for program in chat two-ports; do
         build_program 03-select/$program
         command_line=$REPLY
-        for rule in accept:EINVAL:1+ select:EINVAL:2+; do
-            call=${rule%%:*}
-            expected "$program to exit with status 1 when $call() fails with EINVAL"
-            because "EINVAL is an error of the server's own, and every later call fails as well: print the error and exit(1)"
-            start_server --program "$command_line" --faults "$rule" -q 0
-            serve_one_client
-            server_ends 1
-            faults_reached "$call"
-            expected "$program to print one error, which names $call()"
-            log_has "$call" || fail_with "an error message that does not name $call()"
-            because "a line per failed call fills the disk. Print the error once, and exit(1)"
-            mapfile -t lines <"$server_log"
-            ((${#lines[@]} <= 20)) || fail_with "${#lines[@]} lines in the log"
-        done
-        expected "$program to exit with status 1, without a first line, when all descriptors below FD_SETSIZE are taken"
-        because "FD_SET() with the listener writes past the end of the set. Compare its descriptor with FD_SETSIZE (1024) before you listen"
-        hold_descriptors 1030 "$command_line"
-        run_server --open-files 1100 --program "$REPLY" 0
-        ((server_status == 1)) || fail_with "the server $server_end"
-        log_lacks "starting up"
-        expected "$program to print an error that names select"
-        log_has "select" || fail_with "an error message that does not name select"
+        ends_for_an_error $program "$command_line" accept:EINVAL:1+
+        ends_for_an_error $program "$command_line" select:EINVAL:2+
+        refuses_high_listener $program "$command_line"
     done
 }

@@ -576,23 +576,12 @@ stale_events() {
 
 # bats test_tags=only-05,companion
 @test "05.26 callbacks.c, too, ends for an error that will not pass" {
-    local faults call
+    local program
 
-    for faults in accept:EINVAL:1+ epoll_wait:EINVAL:2+; do
-        call=${faults%%:*}
-        expected "callbacks to exit with status 1 when $call() fails with EINVAL every time"
-        because "EINVAL is an error of the program's own, and comes back every time. Print it once, and exit(1)"
-        start_callbacks -q --faults "$faults"
-        # Its first wait ends when a client connects.
-        serve_one_client
-        server_ends 1
-        faults_reached "$call"
-        expected "an error message that names $call()"
-        log_has "callbacks: $call " || fail_with "no line that begins with \"callbacks: $call\""
-        expected "one line that says so"
-        because "a line per failed call fills the disk. Print the error once, and exit(1)"
-        ! log_has "Invalid argument" 2 || fail_with "$(grep -c "Invalid argument" "$server_log") such lines in the log"
-    done
+    build_program 05-epoll/callbacks -pthread
+    program=$REPLY
+    ends_for_an_error callbacks "$program" accept:EINVAL:1+
+    ends_for_an_error callbacks "$program" epoll_wait:EINVAL:2+
 }
 
 # bats test_tags=only-05,companion
@@ -601,8 +590,6 @@ stale_events() {
 
     for program in edge callbacks; do
         build_program 05-epoll/$program -pthread
-        [[ $program != edge ]] || REPLY=${EDGE:-$REPLY}
-        [[ $program != callbacks ]] || REPLY=${CALLBACKS:-$REPLY}
         expected "a usage error of $program to begin with its own name"
         because "with several programs in one log, only the name tells which of them the message is from"
         run_server --program "$REPLY" -x

@@ -446,31 +446,11 @@ client_gives_up_within() {
 
 # bats test_tags=only-06,companion
 @test "06.25 select-timeout.c, too, ends for an error that will not pass" {
-    local faults call program
+    local program
 
     build_program 06-timeouts/select-timeout
-    program=${SELECT_TIMEOUT:-$REPLY}
-    for faults in accept:EINVAL:1+ select:EINVAL:2+; do
-        call=${faults%%:*}
-        expected "select-timeout to exit with status 1 when $call() fails with EINVAL every time"
-        because "EINVAL is an error of the program's own, and comes back every time. Print it once, and exit(1)"
-        start_server --program "$program" --faults "$faults" -q 0
-        # Its first wait ends when a client connects.
-        serve_one_client
-        server_ends 1
-        faults_reached "$call"
-        expected "an error message that names $call()"
-        log_has "select-timeout: $call " || fail_with "no line that begins with \"select-timeout: $call\""
-        expected "one line that says so"
-        because "a line per failed call fills the disk. Print the error once, and exit(1)"
-        ! log_has "Invalid argument" 2 || fail_with "$(grep -c "Invalid argument" "$server_log") such lines in the log"
-    done
-    expected "select-timeout to exit with status 1, and no first line, when all descriptors below FD_SETSIZE are taken"
-    because "FD_SET() with the listener writes past the end of the set. Compare its descriptor with FD_SETSIZE (1024) before you listen"
-    hold_descriptors 1030 "$program"
-    run_server --open-files 1100 --program "$REPLY" 0
-    ((server_status == 1)) || fail_with "the server $server_end"
-    log_lacks "starting up"
-    expected "an error message that names select"
-    log_has "select-timeout: select " || fail_with "no line that begins with \"select-timeout: select\""
+    program=$REPLY
+    ends_for_an_error select-timeout "$program" accept:EINVAL:1+
+    ends_for_an_error select-timeout "$program" select:EINVAL:2+
+    refuses_high_listener select-timeout "$program"
 }

@@ -60,6 +60,9 @@
 #   hold_descriptors LAST COMMAND   REPLY = a script that opens all descriptors up to LAST, and then
 #                            becomes COMMAND: for --program, with --open-files
 #   serve_one_client         connects a client, and does not mind what becomes of it
+#   ends_for_an_error NAME COMMAND RULE   fails unless the companion NAME, started by COMMAND, exits
+#                            with status 1 and one line when faults.so makes a call fail by RULE
+#   refuses_high_listener NAME COMMAND   the same when select() cannot watch its listener
 #   faults_reached CALL...   skips the test when faults.so does not see these calls of the server
 #                            (static, another run-time). After the calls were made.
 #
@@ -612,6 +615,33 @@ serve_one_client() {
     settings=()
     open_files=
     launch /dev/null /dev/null /dev/null
+}
+
+ends_for_an_error() {
+    local call=${3%%:*}
+
+    expected "$1 to exit with status 1 when $call() fails with EINVAL every time"
+    because "EINVAL is an error of the server's own, and comes back every time. Print it once, and exit(1)"
+    start_server --program "$2" --faults "$3" -q 0
+    # Its first wait ends when a client connects.
+    serve_one_client
+    server_ends 1
+    faults_reached "$call"
+    expected "one line from $1, which names $call()"
+    because "a line per failed call fills the disk. Print the error once, and exit(1)"
+    log_has "$call " || fail_with "an error message that does not name $call()"
+    ! log_has "Invalid argument" 2 || fail_with "more than one line that says \"Invalid argument\""
+}
+
+refuses_high_listener() {
+    expected "$1 to exit with status 1, without a first line, when all descriptors below FD_SETSIZE are taken"
+    because "FD_SET() with the listener writes past the end of the set. Compare its descriptor with FD_SETSIZE (1024) before you listen"
+    hold_descriptors 1030 "$2"
+    run_server --open-files 1100 --program "$REPLY" 0
+    ((server_status == 1)) || fail_with "$1 $server_end"
+    log_lacks "starting up"
+    expected "$1 to print an error that names select"
+    log_has select || fail_with "an error message that does not name select"
 }
 
 # To cut off the front of a long log takes seconds: only when the next one is looked for.
