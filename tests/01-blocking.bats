@@ -638,6 +638,10 @@ threads_are() {
 
 # bats test_tags=only-01
 @test "01.44 Out of descriptors it tries again in a second, and says so" {
+    local began
+
+    now
+    began=$REPLY
     start_server --faults accept:EMFILE:1-2 -q 0
     expected "a client to be served, and one line that says that accept() is tried again in a second"
     because "accept() fails with EMFILE, at once, as long as there is no free descriptor. Sleep for a second before you call it again"
@@ -647,6 +651,10 @@ threads_are() {
     faults_reached accept
     expected "one line per shortage, however often accept() is tried"
     ! log_has "out of descriptors" 2 || fail_with "the line appears more than once"
+    expected "a pause of a second after each of two calls of accept() that fail"
+    because "without the pause the server keeps a core busy with calls that fail. Sleep for a second before you call accept() again"
+    now
+    ((REPLY - began >= 1800000)) || fail_with "the third call came within $(((REPLY - began) / 1000)) ms"
 }
 
 # bats test_tags=client

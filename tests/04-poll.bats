@@ -59,7 +59,10 @@ load lib/helper
     start_server -q 0
     expected "each client to get its own echo in 20 rounds, in which 9 clients connect, 9 leave, and the others send"
     because "the entry that fills a gap must keep its descriptor and events, and its connection must learn the new index"
-    tell @slow rcvbuf 4K connect fill 64M
+    # The slow client's entry is the last, and moves when the second client leaves. That is over once
+    # the first client, which sends after that, has been served.
+    tell @first connect @second connect @slow rcvbuf 4K connect fill 64M
+    tell @second close @first exchange 10
     tell @r3-1..9 connect @r2-4..9 connect @r1-7..9 connect
     for round in {4..23}; do
         one=@r$((round - 1))
