@@ -305,7 +305,7 @@ static void free_connection(struct connection *c) {
     free(c);
 }
 
-/* Closes c. The log says why: after what, and with which error, or 0 if there was none. Frees c as
+/* Closes c. The log says why: after what, and with which error (0 if there is none). Frees c as
  * well, unless a worker has it: in that case finished_callback() frees it. */
 static void close_connection(struct connection *c, const char *why, int error) {
     say("closing %s after %s%s%s\n", c->name, why, error ? ": " : "", error ? strerror(error) : "");

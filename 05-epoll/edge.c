@@ -202,8 +202,7 @@ static int pending_error(int fd) {
     return error;
 }
 
-/* Closes and frees c. The log says why: after what, and with which error, or 0 if there was none.
- * */
+/* Closes and frees c. The log says why: after what, and with which error (0 if there is none). */
 static void close_connection(struct connection *c, const char *why, int error) {
     say("closing %s after %s%s%s\n", c->name, why, error ? ": " : "", error ? strerror(error) : "");
     close(c->fd); /* epoll forgets it as well, since no dup() or fork() has made a copy of it */

@@ -172,8 +172,7 @@ static bool wants_read(const struct connection *c) {
     return c->queue == NULL;
 }
 
-/* Closes and frees c. The log says why: after what, and with which error, or 0 if there was none.
- * */
+/* Closes and frees c. The log says why: after what, and with which error (0 if there is none). */
 static void close_connection(struct connection *c, const char *why, int error) {
     struct connection **link = &connections; /* in the end, the pointer that points to c */
 
