@@ -231,8 +231,7 @@ static void enlist(struct connection *c) {
     ready_count++;
 }
 
-/* Takes the first connection off the ready list, and returns it. */
-static struct connection *take_first(void) {
+static struct connection *take_first_ready(void) {
     struct connection *c = ready_list;
 
     c->listed = false;
@@ -454,7 +453,7 @@ static void serve(int listener) {
          * the next epoll_wait(), which may report an urgent byte that recv() would skip. */
         int to_serve = ready_count < SERVED_MAX ? ready_count : SERVED_MAX;
         for (int i = 0; i < to_serve; i++) {
-            struct connection *c = take_first();
+            struct connection *c = take_first_ready();
             uint32_t ready = c->ready & c->interest;
 
             if (ready & EPOLLPRI)
