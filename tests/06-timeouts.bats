@@ -401,7 +401,7 @@ client_gives_up_within() {
 @test "06.22 After a silence select times out, and there is time for other work" {
     build_program 06-timeouts/select-timeout
     start_server --program "${SELECT_TIMEOUT:-$REPLY}" -t 0.1 0
-    because "select() returns 0 at its timeout, and Linux leaves 0 s in the timeval: set it again before each call"
+    because "select() returns 0 at its timeout, and glibc leaves 0 s in the timeval: set it again before each call"
     expected "other work after each 0.1 s of silence"
     wait_for_log "select left 0.000 s in the timeval" 3
     wait_for_log "timed out, do some other work here" 3
