@@ -9,8 +9,8 @@
  *   socket       one end of a connection, or a place where clients can connect. A program uses it
  *                through a file descriptor, like a file.
  *   address      where a socket is: a host, such as 127.0.0.1 (this machine), and a port, a number
- *                that tells the sockets on one host apart. A server has a fixed port, 10000; for a
- *                client's socket the kernel picks one.
+ *                that tells the programs on one host apart. A server has a fixed port, 10000, which
+ *                all of its sockets share. For a client's socket the client's kernel picks one.
  *   listener     the socket at which clients arrive: socket() creates it, bind() gives it its
  *                address, listen() opens it.
  *   backlog      the clients that the kernel has connected and that we have not accepted yet.
@@ -20,9 +20,9 @@
  *                many as have come, perhaps part of a message, perhaps several. TCP, the protocol
  *                below, carries a stream of bytes and does not know where a message ends. 0 means
  *                that the client has closed, as with read() at the end of a file.
- *   send()       copies bytes into the kernel's send buffer, and returns how many. The kernel
- *                delivers them later. (recv() and send() are read() and write() with one more
- *                argument, for flags.)
+ *   send()       copies bytes into the kernel's send buffer, and returns how many: all of them, but
+ *                fewer if a signal ends the wait for room. The kernel delivers them later. (recv()
+ *                and send() are read() and write() with one more argument, for flags.)
  *   to block     to wait inside a call: accept() for a client, recv() for bytes, send() for room
  *                in the send buffer.
  *
@@ -203,8 +203,8 @@ static void open_connection(int fd, const struct sockaddr_storage *address, sock
 static void send_queue(struct connection *c) {
     const char *rest = c->queue + c->queue_sent;
 
-    /* If the connection is broken we want an error, EPIPE. Without MSG_NOSIGNAL we would also get
-     * the signal SIGPIPE, which kills the program without a message. */
+    /* To send on a broken connection is an error, EPIPE. Without MSG_NOSIGNAL it is also a signal,
+     * SIGPIPE, which kills the program without a message. */
     ssize_t sent = send(c->fd, rest, c->queue_length - c->queue_sent, MSG_NOSIGNAL);
 
     if (sent == -1 && !is_temporary(errno)) {
@@ -281,7 +281,7 @@ static bool accept_connection(int listener) {
     else if (errno == EBADF || errno == EINVAL || errno == ENOTSOCK || errno == EFAULT)
         die("accept"); /* a mistake of ours, which will not pass */
     else if (!is_temporary(errno))
-        say("accept: %s\n", strerror(errno)); /* a client that left too early */
+        say("accept: %s\n", strerror(errno)); /* probably a client that left too early */
     return false;
 }
 
@@ -317,7 +317,7 @@ static int open_listener(void) {
         die("socket");
 
     /* When a server ends, the kernel keeps its connections for another minute, and bind() to their
-     * port would fail. With SO_REUSEADDR it fails only if another program listens: socket(7). */
+     * port would fail. With SO_REUSEADDR it does not, unless another program listens there. */
     int on = 1;
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
 

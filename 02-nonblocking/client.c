@@ -230,8 +230,8 @@ static void start_message(struct connection *c, const char *message) {
 static void send_message(struct connection *c) {
     const char *rest = c->message + c->sent;
 
-    /* If the connection is broken we want an error, EPIPE. Without MSG_NOSIGNAL we would also get
-     * the signal SIGPIPE, which kills the program without a message. */
+    /* To send on a broken connection is an error, EPIPE. Without MSG_NOSIGNAL it is also a signal,
+     * SIGPIPE, which kills the program without a message. */
     ssize_t sent = send(c->fd, rest, c->length - c->sent, MSG_NOSIGNAL);
 
     if (sent == -1 && !is_temporary(errno))

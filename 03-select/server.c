@@ -21,8 +21,9 @@
  * all three sets empty. A client that has just been accepted is in none of them, either.
  *
  * Start reading at serve(): it fills the sets, calls select(), and serves what is ready. The
- * sockets stay non-blocking, because ready is only a hint. A send() of more bytes than there is
- * room for would block, and so would accept() if the client has left since (select(2), BUGS).
+ * sockets stay non-blocking, because ready is only a hint. There may be room for a part of the
+ * queue only, and a blocking send() would wait for the rest. Or a client has left since, and a
+ * blocking accept() would wait for the next one (select(2), BUGS).
  *
  * Watch for: a connection is in the writable set only while we owe it something. An idle socket is
  * nearly always writable, so with all of them in the set select() would return at once, every time.
@@ -242,8 +243,8 @@ static void receive_urgent(struct connection *c) {
 static void send_queue(struct connection *c) {
     const char *rest = c->queue + c->queue_sent;
 
-    /* If the connection is broken we want an error, EPIPE. Without MSG_NOSIGNAL we would also get
-     * the signal SIGPIPE, which kills the program without a message. */
+    /* To send on a broken connection is an error, EPIPE. Without MSG_NOSIGNAL it is also a signal,
+     * SIGPIPE, which kills the program without a message. */
     ssize_t sent = send(c->fd, rest, c->queue_length - c->queue_sent, MSG_NOSIGNAL);
 
     if (sent == -1 && !is_temporary(errno)) {
@@ -326,7 +327,7 @@ static bool accept_connection(int listener) {
     else if (is_temporary(errno))
         out_of_descriptors = false; /* no client is waiting, and a descriptor was free */
     else
-        say("accept: %s\n", strerror(errno)); /* a client that left too early */
+        say("accept: %s\n", strerror(errno)); /* probably a client that left too early */
     return false;
 }
 
@@ -408,7 +409,7 @@ static int open_listener(void) {
     }
 
     /* When a server ends, the kernel keeps its connections for another minute, and bind() to their
-     * port would fail. With SO_REUSEADDR it fails only if another program listens: socket(7). */
+     * port would fail. With SO_REUSEADDR it does not, unless another program listens there. */
     int on = 1;
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
 

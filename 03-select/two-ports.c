@@ -215,8 +215,8 @@ static void send_answer(int fd) {
     struct connection *c = &connections[fd];
     const char *rest = ANSWER + c->sent;
 
-    /* If the connection is broken we want an error, EPIPE. Without MSG_NOSIGNAL we would also get
-     * the signal SIGPIPE, which kills the program without a message. */
+    /* To send on a broken connection is an error, EPIPE. Without MSG_NOSIGNAL it is also a signal,
+     * SIGPIPE, which kills the program without a message. */
     ssize_t sent = send(fd, rest, strlen(rest), MSG_NOSIGNAL);
 
     if (sent == -1) {
@@ -292,7 +292,7 @@ static bool accept_connection(int listener) {
     else if (is_temporary(errno))
         out_of_descriptors = false; /* no client is waiting, and a descriptor was free */
     else
-        say("accept: %s\n", strerror(errno)); /* a client that left too early */
+        say("accept: %s\n", strerror(errno)); /* probably a client that left too early */
     return false;
 }
 
@@ -380,7 +380,7 @@ static void open_listener(const char *port) {
     }
 
     /* When a server ends, the kernel keeps its connections for another minute, and bind() to their
-     * port would fail. With SO_REUSEADDR it fails only if another program listens: socket(7). */
+     * port would fail. With SO_REUSEADDR it does not, unless another program listens there. */
     int on = 1;
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
 

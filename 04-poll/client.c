@@ -215,8 +215,8 @@ static void read_input(void) {
 static void send_input(int server) {
     const char *rest = to_server.bytes + to_server.sent;
 
-    /* If the connection is broken we want an error, EPIPE. Without MSG_NOSIGNAL we would also get
-     * the signal SIGPIPE, which kills the program without a message. */
+    /* To send on a broken connection is an error, EPIPE. Without MSG_NOSIGNAL it is also a signal,
+     * SIGPIPE, which kills the program without a message. */
     ssize_t sent = send(server, rest, to_server.length - to_server.sent, MSG_NOSIGNAL);
 
     if (sent >= 0) {

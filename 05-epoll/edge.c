@@ -301,8 +301,8 @@ static void receive_urgent(struct connection *c) {
 static void send_queue(struct connection *c) {
     const char *rest = c->queue + c->queue_sent;
 
-    /* If the connection is broken we want an error, EPIPE. Without MSG_NOSIGNAL we would also get
-     * the signal SIGPIPE, which kills the program without a message. */
+    /* To send on a broken connection is an error, EPIPE. Without MSG_NOSIGNAL it is also a signal,
+     * SIGPIPE, which kills the program without a message. */
     ssize_t sent = send(c->fd, rest, c->queue_length - c->queue_sent, MSG_NOSIGNAL);
 
     if (sent == -1 && !is_temporary(errno)) {
@@ -394,7 +394,7 @@ static bool accept_connection(int listener) {
     else if (is_temporary(errno))
         out_of_descriptors = false; /* no client is waiting, and a descriptor was free */
     else
-        say("accept: %s\n", strerror(errno)); /* a client that left too early */
+        say("accept: %s\n", strerror(errno)); /* probably a client that left too early */
     return false;
 }
 
@@ -486,7 +486,7 @@ static int open_listener(void) {
         die("socket");
 
     /* When a server ends, the kernel keeps its connections for another minute, and bind() to their
-     * port would fail. With SO_REUSEADDR it fails only if another program listens: socket(7). */
+     * port would fail. With SO_REUSEADDR it does not, unless another program listens there. */
     int on = 1;
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
 
