@@ -603,6 +603,17 @@ static size_t send_pattern(struct connection *c, size_t length) {
     return count;
 }
 
+/* Each MiB that comes back has the whole time again: how many the kernel can hold differs from one
+ * machine to the next, and there may be dozens of them. */
+static void extend_deadline(size_t received_before, size_t received) {
+    const size_t mebibyte = 1024 * 1024;
+    int64_t later = clock_now() + limit;
+
+    if (received / mebibyte > received_before / mebibyte && later > doing.deadline) {
+        doing.deadline = later;
+    }
+}
+
 /* Both directions at the same time: sends as planned and reads and checks all that was sent and has
  * not come back yet, from earlier steps too. Returns how many bytes it sent. */
 static size_t echo(struct connection *c, struct plan plan) {
@@ -640,6 +651,7 @@ static size_t echo(struct connection *c, struct plan plan) {
             if (count > 0) {
                 check_pattern(c, (size_t)count, first);
                 owed -= (size_t)count;
+                extend_deadline(c->received - (size_t)count, c->received);
             } else if (count == 0 || errno != EAGAIN) {
                 fail("got %s, with %zu byte%s still to come",
                      ending(count, c->received - first, NULL), owed, owed == 1 ? "" : "s");
