@@ -33,7 +33,7 @@ help:
 	@echo 'make test STAGE=03 SERVER=./mine CLIENT=./other'
 	@echo '                       run them on programs of your own, in any language'
 	@echo 'make lesson STAGE=03   show what changes from the server of 02 to that of 03'
-	@echo 'make ladder            count the lines of code, and those that change in each stage'
+	@echo 'make ladder            count lines of code, and those that change, against their limits'
 	@echo 'make mistakes          make every known mistake and check that its step fails; STAGE=03'
 	@echo 'make bench             measure CPU time per message, relative to a minimal epoll loop'
 	@echo 'make lint              check formatting, warnings and static analysis'
