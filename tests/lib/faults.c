@@ -26,6 +26,8 @@
  *   epoll_wait   epoll_wait epoll_pwait epoll_pwait2
  *   epoll_ctl    epoll_ctl
  *   clock        time gettimeofday, and clock_gettime of CLOCK_REALTIME
+ *   urgent       those of recv that ask for an urgent byte (MSG_OOB). They are counted here as well,
+ *                but only a rule for recv changes them.
  *
  *   From accept to fcntl only IPv4 and IPv6 sockets are meant: a read() on a file, a pipe, an
  *   eventfd or a socketpair is neither counted nor touched.
@@ -35,7 +37,10 @@
  *                bytes stay unread). To be interrupted is to fail with EINTR. As in the kernel
  *                - close() closes, whatever error it gives;
  *                - connect() that fails with EINTR or EINPROGRESS goes on in the background;
- *                - EPIPE comes with SIGPIPE, unless the call said MSG_NOSIGNAL.
+ *                - EPIPE comes with SIGPIPE, unless the call said MSG_NOSIGNAL;
+ *                - EAGAIN comes only if the descriptor is non-blocking (or the call says
+ *                  MSG_DONTWAIT). It does not come if epoll watches the descriptor with EPOLLET:
+ *                  there EAGAIN is a promise that a new event will follow, which we cannot keep.
  *   cap=N        recv, send: asks for at most N bytes
  *   sig=N        is made after signal N was raised
  *   ready        select, poll, epoll_wait: returns at once and says that all that is watched for
@@ -117,6 +122,7 @@ enum family {
     EPOLL_WAIT,
     EPOLL_CTL,
     CLOCK,
+    URGENT,
     FAMILIES
 };
 
@@ -135,6 +141,7 @@ static const char *const family_names[FAMILIES] = {
     [EPOLL_WAIT] = "epoll_wait",
     [EPOLL_CTL] = "epoll_ctl",
     [CLOCK] = "clock",
+    [URGENT] = "urgent",
 };
 
 enum action { FAIL, CAP, SIGNAL, READY, READY_READ, SHIFT };
@@ -308,11 +315,40 @@ static bool fails(const struct rule *rule, int flags, size_t *length) {
     return false;
 }
 
+/* The descriptors that epoll watches with EPOLLET. */
+static atomic_bool edge_triggered[65536];
+
+static void set_edge_triggered(int fd, bool edge) {
+    if (fd >= 0 && (size_t)fd < sizeof edge_triggered / sizeof edge_triggered[0])
+        atomic_store(&edge_triggered[fd], edge);
+}
+
+/* May the kernel say "not now" of this descriptor, without a new event to follow? */
+static bool may_say_not_now(int fd, int flags) {
+    int saved = errno;
+    bool waits = !(flags & MSG_DONTWAIT) && !(REAL(fcntl)(fd, F_GETFL) & O_NONBLOCK);
+
+    errno = saved;
+    return !waits && ((size_t)fd >= sizeof edge_triggered / sizeof edge_triggered[0] ||
+                      !atomic_load(&edge_triggered[fd]));
+}
+
+/* rule_for() for a call on a descriptor. */
+static const struct rule *rule_for_call(enum family family, int fd, int flags) {
+    const struct rule *rule = rule_for(family);
+
+    if (family == RECV && (flags & MSG_OOB))
+        rule_for(URGENT);
+    if (rule && rule->action == FAIL && rule->value == EAGAIN && !may_say_not_now(fd, flags))
+        return NULL;
+    return rule;
+}
+
 /* The same for a call that moves no bytes. */
-static bool refused(enum family family) {
+static bool refused(enum family family, int fd) {
     size_t none = 0;
 
-    return fails(rule_for(family), 0, &none);
+    return fails(rule_for_call(family, fd, 0), 0, &none);
 }
 
 static bool is_network_domain(int domain) {
@@ -335,7 +371,7 @@ static bool is_network(int fd) {
 
 #define WRAP(family, counted, name, parameters, arguments)                                         \
     int name parameters {                                                                          \
-        if ((counted) && refused(family))                                                          \
+        if ((counted) && refused(family, fd))                                                      \
             return -1;                                                                             \
         return REAL(name) arguments;                                                               \
     }
@@ -348,15 +384,31 @@ WRAP(ACCEPT, is_network(fd), accept, (int fd, address_to_fill address, socklen_t
      (fd, address, size))
 WRAP(ACCEPT, is_network(fd), accept4, (int fd, address_to_fill address, socklen_t *size, int flags),
      (fd, address, size, flags))
-WRAP(SOCKET, is_network_domain(domain), socket, (int domain, int type, int protocol),
-     (domain, type, protocol))
 WRAP(GETPEERNAME, is_network(fd), getpeername, (int fd, address_to_fill address, socklen_t *size),
      (fd, address, size))
 WRAP(SETSOCKOPT, is_network(fd), setsockopt,
      (int fd, int level, int option, const void *value, socklen_t size),
      (fd, level, option, value, size))
-WRAP(EPOLL_CTL, true, epoll_ctl, (int epoll, int operation, int fd, struct epoll_event *event),
-     (epoll, operation, fd, event))
+
+int socket(int domain, int type, int protocol) {
+    size_t none = 0;
+
+    if (is_network_domain(domain) && fails(rule_for(SOCKET), 0, &none))
+        return -1;
+    return REAL(socket)(domain, type, protocol);
+}
+
+int epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event) {
+    size_t none = 0;
+    int result;
+
+    if (fails(rule_for(EPOLL_CTL), 0, &none))
+        return -1;
+    result = REAL(epoll_ctl)(epoll, operation, fd, event);
+    if (result == 0)
+        set_edge_triggered(fd, operation != EPOLL_CTL_DEL && (event->events & EPOLLET));
+    return result;
+}
 
 /* fcntl() has one more argument or none, and whatever it is it fits where a pointer does. */
 #define WRAP_FCNTL(name)                                                                           \
@@ -367,7 +419,7 @@ WRAP(EPOLL_CTL, true, epoll_ctl, (int epoll, int operation, int fd, struct epoll
         va_start(list, command);                                                                   \
         argument = va_arg(list, void *);                                                           \
         va_end(list);                                                                              \
-        if (is_network(fd) && refused(FCNTL))                                                      \
+        if (is_network(fd) && refused(FCNTL, fd))                                                  \
             return -1;                                                                             \
         return REAL(name)(fd, command, argument);                                                  \
     }
@@ -377,9 +429,12 @@ WRAP_FCNTL(fcntl64)
 
 /* Linux gives the descriptor back before anything can go wrong: an error does not keep it open. */
 int close(int fd) {
-    bool failed = is_network(fd) && refused(CLOSE);
+    bool failed = is_network(fd) && refused(CLOSE, fd);
     int error = errno;
-    int result = REAL(close)(fd);
+    int result;
+
+    set_edge_triggered(fd, false);
+    result = REAL(close)(fd);
 
     if (failed && result == 0) {
         errno = error;
@@ -406,7 +461,7 @@ static int begin_connect(int fd, address_given address, socklen_t size, int erro
 }
 
 int connect(int fd, address_given address, socklen_t size) {
-    if (is_network(fd) && refused(CONNECT)) {
+    if (is_network(fd) && refused(CONNECT, fd)) {
         if (errno == EINTR || errno == EINPROGRESS)
             return begin_connect(fd, address, size, errno);
         return -1;
@@ -417,9 +472,9 @@ int connect(int fd, address_given address, socklen_t size) {
 /* ------------------------------------------------------------------ calls that move bytes */
 
 /* Each has a parameter `fd` and a parameter `length`, which a cap may shorten. */
-#define WRAP_BYTES(family, flags_of_send, name, parameters, arguments)                             \
+#define WRAP_BYTES(family, given_flags, name, parameters, arguments)                               \
     ssize_t name parameters {                                                                      \
-        if (is_network(fd) && fails(rule_for(family), flags_of_send, &length))                     \
+        if (is_network(fd) && fails(rule_for_call(family, fd, given_flags), given_flags, &length)) \
             return -1;                                                                             \
         return REAL(name) arguments;                                                               \
     }
@@ -427,15 +482,15 @@ int connect(int fd, address_given address, socklen_t size) {
 WRAP_BYTES(RECV, 0, read, (int fd, void *buffer, size_t length), (fd, buffer, length))
 WRAP_BYTES(RECV, 0, __read_chk, (int fd, void *buffer, size_t length, size_t room),
            (fd, buffer, length, room))
-WRAP_BYTES(RECV, 0, recv, (int fd, void *buffer, size_t length, int flags),
+WRAP_BYTES(RECV, flags, recv, (int fd, void *buffer, size_t length, int flags),
            (fd, buffer, length, flags))
-WRAP_BYTES(RECV, 0, __recv_chk, (int fd, void *buffer, size_t length, size_t room, int flags),
+WRAP_BYTES(RECV, flags, __recv_chk, (int fd, void *buffer, size_t length, size_t room, int flags),
            (fd, buffer, length, room, flags))
-WRAP_BYTES(RECV, 0, recvfrom,
+WRAP_BYTES(RECV, flags, recvfrom,
            (int fd, void *buffer, size_t length, int flags, address_to_fill address,
             socklen_t *size),
            (fd, buffer, length, flags, address, size))
-WRAP_BYTES(RECV, 0, __recvfrom_chk,
+WRAP_BYTES(RECV, flags, __recvfrom_chk,
            (int fd, void *buffer, size_t length, size_t room, int flags, address_to_fill address,
             socklen_t *size),
            (fd, buffer, length, room, flags, address, size))
@@ -482,7 +537,7 @@ static size_t bytes_in(const struct iovec *pieces, size_t count) {
         if (count <= 0 || !is_network(fd))                                                         \
             return REAL(name)(fd, pieces, count);                                                  \
         length = all = bytes_in(pieces, (size_t)count);                                            \
-        if (fails(rule_for(family), 0, &length))                                                   \
+        if (fails(rule_for_call(family, fd, 0), 0, &length))                                       \
             return -1;                                                                             \
         if (length == all)                                                                         \
             return REAL(name)(fd, pieces, count);                                                  \
@@ -493,13 +548,13 @@ WRAP_PIECES(RECV, readv)
 WRAP_PIECES(SEND, writev)
 
 /* Makes *cut the message to hand to the real call; `copy` is room for its pieces. */
-static bool message_fails(enum family family, const struct msghdr *message, int flags,
+static bool message_fails(enum family family, int fd, const struct msghdr *message, int flags,
                           struct msghdr *cut, struct iovec *copy) {
     size_t all = bytes_in(message->msg_iov, message->msg_iovlen);
     size_t length = all;
 
     *cut = *message;
-    if (fails(rule_for(family), flags, &length))
+    if (fails(rule_for_call(family, fd, flags), flags, &length))
         return true;
     if (length < all) {
         cut->msg_iovlen = shorten(copy, message->msg_iov, message->msg_iovlen, length);
@@ -515,7 +570,7 @@ ssize_t recvmsg(int fd, struct msghdr *message, int flags) {
 
     if (!is_network(fd))
         return REAL(recvmsg)(fd, message, flags);
-    if (message_fails(RECV, message, flags, &cut, copy))
+    if (message_fails(RECV, fd, message, flags, &cut, copy))
         return -1;
     result = REAL(recvmsg)(fd, &cut, flags);
     message->msg_namelen = cut.msg_namelen;
@@ -530,7 +585,7 @@ ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
 
     if (!is_network(fd))
         return REAL(sendmsg)(fd, message, flags);
-    if (message_fails(SEND, message, flags, &cut, copy))
+    if (message_fails(SEND, fd, message, flags, &cut, copy))
         return -1;
     return REAL(sendmsg)(fd, &cut, flags);
 }
