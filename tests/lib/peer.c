@@ -124,6 +124,7 @@ static size_t filler_count;
 
 static double slow = 1;            /* from the environment: stretches every deadline */
 static int64_t limit = 5 * SECOND; /* of a step that waits; -t, times slow */
+static int64_t last_start = NEVER; /* -T: after that no step begins */
 static int64_t marked;             /* when `mark` was */
 static int64_t quickest;           /* the shortest of the last round trips */
 static size_t stalls;              /* how many of them stalled */
@@ -1167,11 +1168,37 @@ static int64_t busy_time(const char *process) {
     return busy;
 }
 
-static int64_t busy_on_both_sides(void) {
-    char process[24];
+/* Is it the watched process, or one of those in its process group, such as a wrapper's program? */
+static bool is_watched(const char *process) {
+    char path[64];
+    char line[512];
+    int group = 0;
 
-    snprintf(process, sizeof process, "%zu", watched_process);
-    return busy_time("self") + (watched_process > 0 ? busy_time(process) : 0);
+    snprintf(path, sizeof path, "/proc/%.20s/stat", process);
+    FILE *file = fopen(path, "r");
+    const char *end = file != NULL && fgets(line, sizeof line, file) ? strrchr(line, ')') : NULL;
+    if (end != NULL && sscanf(end, ") %*c %*d %d", &group) != 1) {
+        group = 0;
+    }
+    if (file != NULL) {
+        fclose(file);
+    }
+    return (size_t)group == watched_process;
+}
+
+static int64_t busy_on_both_sides(void) {
+    int64_t busy = busy_time("self");
+    DIR *processes = opendir("/proc");
+
+    for (struct dirent *entry; processes != NULL && (entry = readdir(processes)) != NULL;) {
+        if (isdigit((unsigned char)entry->d_name[0]) && is_watched(entry->d_name)) {
+            busy += busy_time(entry->d_name);
+        }
+    }
+    if (processes != NULL) {
+        closedir(processes);
+    }
+    return busy;
 }
 
 /* On a busy machine each side may wait long for a core. In a stall both sides sleep, so the time
@@ -1418,19 +1445,20 @@ static const char *const kind_names[] = {
     [SIGNAL] = "NAME", [ADDRESS] = "ADDR"};
 
 static void print_help(void) {
-    printf("usage: peer [-t SECONDS] PORT [HOST] STEP...         be a client of HOST (127.0.0.1)\n"
-           "       peer [-t SECONDS] -l|-b|-f [HOST] STEP...     be a server\n"
-           "  -l  listen on a free port; print \"listening on 127.0.0.1 port N\" first\n"
-           "  -b  bind but do not listen: connects are refused\n"
-           "  -f  listen and fill the backlog: connects get no answer (until accept makes room)\n"
-           "  -t  the time that a step may wait (5 s), multiplied by $SLOW\n"
-           "  -   as the last step: read steps from stdin, and print \"ok\" after each line\n"
-           "Exit status: 0 if all steps passed, 1 if one failed (stderr says which), 2 for usage.\n"
-           "HOST is numeric. TEXT may hold \\n \\r \\t \\0 \\\\ \\\" \\xHH. N is 100, 64K or 1M; "
-           "MS and\n"
-           "SECONDS may be fractions. Pattern bytes are computed from the connection's name and "
-           "their\n"
-           "place in its stream, so that a wrong byte can be found and named.\n\n");
+    printf(
+        "usage: peer [-t SECONDS] [-T SECONDS] PORT [HOST] STEP...  a client of HOST (127.0.0.1)\n"
+        "       peer [-t SECONDS] -l|-b|-f [HOST] STEP...     be a server\n"
+        "  -l  listen on a free port; print \"listening on 127.0.0.1 port N\" first\n"
+        "  -b  bind but do not listen: connects are refused\n"
+        "  -f  listen and fill the backlog: connects get no answer (until accept makes room)\n"
+        "  -t  the time that a step may wait (5 s), multiplied by $SLOW\n"
+        "  -   as the last step: read steps from stdin, and print \"ok\" after each line\n"
+        "Exit status: 0 if all steps passed, 1 if one failed (stderr says which), 2 for usage.\n"
+        "HOST is numeric. TEXT may hold \\n \\r \\t \\0 \\\\ \\\" \\xHH. N is 100, 64K or 1M; "
+        "MS and\n"
+        "SECONDS may be fractions. Pattern bytes are computed from the connection's name and "
+        "their\n"
+        "place in its stream, so that a wrong byte can be found and named.\n\n");
     for (size_t i = 0; i < command_count; i++) {
         const struct command *command = &commands[i];
         int width = printf("  %s %s %s", command->name, kind_names[command->kinds[0]],
@@ -1733,6 +1761,9 @@ static void run_step(const struct step *step) {
     doing.whose = NULL;
     doing.turn = 0;
     allow(0);
+    if (clock_now() > last_start) {
+        fail("not begun, because the steps before it took longer than the whole test may take");
+    }
     if ((command->flags & EACH) == 0) {
         for (size_t i = 0; i < current_count && (command->flags & OPEN) != 0; i++) {
             check_open(step, current[i]);
@@ -1844,12 +1875,18 @@ int main(int argc, char **argv) {
     signal(SIGPIPE, SIG_IGN);
     read_slow();
     opterr = 0; /* one line on stderr, and it is ours */
-    while ((option = getopt(argc, argv, "+t:lbfh")) != -1) {
+    while ((option = getopt(argc, argv, "+t:T:lbfh")) != -1) {
         switch (option) {
         case 't':
             if (!parse_duration(optarg, SECOND, &limit)) {
                 usage_error("-t %s is not a number of seconds", optarg);
             }
+            break;
+        case 'T':
+            if (!parse_duration(optarg, SECOND, &last_start)) {
+                usage_error("-T %s is not a number of seconds", optarg);
+            }
+            last_start += clock_now();
             break;
         case 'l':
         case 'b':
