@@ -5,7 +5,8 @@
 # because a test closes one connection before it expects an answer on the next.
 #
 # Tags: only-01 marks a step that holds in no later stage, not-02 one that does not hold in 02, client
-# one about client.c.
+# one about client.c, wording one that judges the words of the log, method one that demands the stage's
+# own way to serve its clients.
 
 # shellcheck disable=SC2154 # the helper sets $port, $host, $server_status ...
 load lib/helper
@@ -71,13 +72,20 @@ setup() {
 }
 
 @test "01.6 A client that half-closes gets all of its echo" {
+    local short=()
+
     because "recv() that returns 0 means that the client will send no more. It still reads, so send all of its echo before close()"
-    start_server
+    # From 02 on a server keeps a queue. Each send() accepts 100 bytes at most, so it holds something.
+    [[ $stage == 01 ]] || short=(--faults send:cap=100)
+    start_server "${short[@]}" 0
     expected "all 20 KiB to come back, then end of file"
     signal_server STOP
     tell connect send-bytes 20K shutdown
     signal_server CONT
     tell drain eof close
+    tell_no_more
+    stop_server
+    start_server
     expected "a client that reads only after all buffers are full to get all of its echo, then end of file"
     tell rcvbuf 4K connect fill 64M shutdown drain eof
 }
@@ -86,9 +94,12 @@ setup() {
     # recv() often returns a whole message, one send() answers it, and nothing can stall. The cap
     # forces several sends.
     start_server --faults recv:cap=16384
+    expected "the client to get 64 KiB back"
+    because "send() may accept fewer bytes than it is given, and one recv() returns only a part: go on until all is sent"
+    tell connect exchange 64K
     expected "at most 8 of 25 round trips of 64 KiB to stall, with both sides asleep, for 30 ms or longer"
     because "a stall points to Nagle's algorithm: it holds a small piece back for a delayed ACK (40 ms). Set TCP_NODELAY"
-    tell connect exchange 64K watch "$server_pid" roundtrips 25 64K stalls
+    tell watch "$server_pid" roundtrips 25 64K stalls
     ((${told##* } <= 8)) || fail_with "${told##* } of 25 round trips stalled"
     expected "the faster of 2 round trips of 1 MiB to take less than 300 ms, without the time in which either side was busy"
     tell roundtrips 2 1M quickest-at-most 300 shutdown eof
@@ -136,7 +147,7 @@ setup() {
 }
 
 @test "01.12 A hundred clients leave nothing behind" {
-    local _ clients=() fds kilobytes
+    local _ clients=() fds kilobytes round
 
     for _ in {1..34}; do
         clients+=(connect exchange 64K close connect exchange 64K shutdown eof close
@@ -157,24 +168,37 @@ setup() {
     wait_until "the server to close the sockets of clients that have left" sockets_are_closed
     fd_count
     ((REPLY < fds + 10)) || fail_with "the server has $((REPLY - fds)) more descriptors open"
-    expected "the server to use no more memory after another hundred clients (4 MiB are tolerated)"
+    # A run-time with garbage collection may use more for a while, but not with each hundred.
+    expected "the server's memory to stop growing (by 4 MiB or more) with each hundred clients"
     because "memory that was allocated for a connection must be freed when the connection is closed"
-    memory RssAnon
-    ((REPLY < kilobytes + 4096)) || fail_with "the server uses $((REPLY - kilobytes)) KiB more"
+    for round in {2..12}; do
+        memory RssAnon
+        ((REPLY >= kilobytes + 4096)) || return 0
+        ((round < 12)) || break
+        kilobytes=$REPLY
+        peer "${clients[@]}" connect exchange 64K shutdown eof close
+        wait_until "the server to close the sockets of clients that have left" sockets_are_closed
+    done
+    fail_with "it grew with each of $round hundreds of clients, and by $((REPLY - kilobytes)) KiB with the last"
 }
 
 # ---- Starting --------------------------------------------------------------------------------
 
 @test "01.13 It can start again at once on the same port" {
     # This test uses an address of its own, so that no other program can be using the port there.
-    local address=127.$((BASHPID / 65536 % 256)).$((BASHPID / 256 % 256)).$((BASHPID % 253 + 1))
+    local address=127.$((BASHPID / 65536 % 256)).$((BASHPID / 256 % 256)).$((BASHPID % 253 + 1)) first
 
     because "the dead server's connections keep its port in use for a minute. Set SO_REUSEADDR before bind()"
     start_server 0 "$address"
+    first=$port
     tell connect exchange 10
     stop_server KILL
     expected "a new server to start on the port of one that was killed while a client was connected"
-    start_server "$port" "$address"
+    start_server "$first" "$address"
+    because "the first argument is the port to pass to bind(). If bind() fails, print the error and exit with status 1"
+    [[ $host:$port == "$address:$first" ]] ||
+        fail_with "the server was told to use $address port $first, and says that it is on $host port $port"
+    because "the dead server's connections keep its port in use for a minute. Set SO_REUSEADDR before bind()"
     peer connect exchange 10 shutdown eof
 }
 
@@ -197,10 +221,10 @@ setup() {
 
     because "atoi() reads 10000x as 10000 and abc as 0, and 70000 becomes 4464 in 16 bits. Use strtol() and check where it stops"
     for bad in abc 70000 65536 -1 10000x 0x50 "1 2" "" 18446744073709551617; do
-        expected "exit status 2 and the usage text for the port \"$bad\""
+        expected "exit status 2 and a message for the port \"$bad\""
         run_server "$bad"
         ((server_status == 2)) || fail_with "the server $server_end"
-        log_has sage || fail_with "no usage text"
+        [[ -s $server_log ]] || fail_with "no message"
     done
     because "an argument that the server does not understand must be refused, not ignored"
     expected "exit status 2 for a third argument"
@@ -232,8 +256,8 @@ setup() {
     start_server
     expected "the server, started without HOST, to listen on 127.0.0.1 port $port"
     because "INADDR_ANY opens the server to the whole network. (If the address is right but the port is not, htons() is missing)"
-    if listens_on 00000000; then
-        fail_with "the server listens on 0.0.0.0, which means every address of this machine"
+    if listens_on 00000000 || listens_on 00000000000000000000000000000000; then
+        fail_with "the server listens on all addresses of this machine"
     fi
     listens_on 0100007F || fail_with "no socket listens there, according to /proc/net/tcp"
     expected "the server, started with HOST 127.0.0.2, to listen there"
@@ -242,16 +266,21 @@ setup() {
     listens_on 0200007F || fail_with "no socket listens on 127.0.0.2 port $port, according to /proc/net/tcp"
 }
 
-# listens_on ADDRESS: succeeds when a socket listens (state 0A) on this address and the server's port.
+# listens_on ADDRESS: succeeds when a socket listens (state 0A) on this address and the server's port. An
+# IPv6 socket may listen on an IPv4 address, ::ffff:127.0.0.1.
 listens_on() {
     local where
 
     printf -v where '%s:%04X' "$1" "$port"
-    awk -v where="$where" '$2 == where && $4 == "0A" { found = 1 } END { exit !found }' /proc/net/tcp
+    cat /proc/net/tcp /proc/net/tcp6 2>/dev/null | awk -v where="$where" '
+        { sub(/^0000000000000000FFFF0000/, "", $2) }
+        $2 == where && $4 == "0A" { found = 1 }
+        END { exit !found }'
 }
 
 # ---- The log ---------------------------------------------------------------------------------
 
+# bats test_tags=wording
 @test "01.18 The log tells what happens, as it happens" {
     local client long
 
@@ -281,29 +310,38 @@ listens_on() {
     because "an error message names the call, the address and the error, in these words"
     log_has "bind 127.0.0.1 port $port: Address already in use (" ||
         fail_with "a different error message"
+    expected "the usage for a port that is none"
+    because "a program that does not understand its arguments says which it takes"
+    run_server abc
+    log_has sage || fail_with "no usage text"
 }
 
 @test "01.19 Nothing that a client sends can forge the log or drive a terminal" {
-    local line
-
     start_server
     expected "a log without control characters, and without a line that the client made up"
     because "every byte that is not printable must be escaped before it is logged, above all the newline"
     peer connect send 'a\nforged line\r\x1b[2J\x1b]0;title\x07\x00\x7f\x9b' expect-any shutdown gone
-    read_all "$server_log"
-    while IFS= read -r line; do
-        [[ $line != "forged line"* ]] || fail_with "a line in the log that the client made up"
-        [[ $line != *[[:cntrl:]]* && $line != *$'\x9b'* ]] || fail_with "a control character in the log"
-    done <"$server_log"
+    stop_server # only then is the log as long as it will be
+    ! LC_ALL=C grep -qa '^forged line' "$server_log" || fail_with "a line in the log that the client made up"
+    ! LC_ALL=C grep -qa $'[\x01-\x08\x0b-\x1f\x7f\x9b]' "$server_log" ||
+        fail_with "a control character in the log"
+    if [[ ${WORDING-} != no ]]; then
+        expected "the log to show what the client sent"
+        because "log what you receive, and what you send back"
+        LC_ALL=C grep -qa 'forged line' "$server_log" || fail_with "a log that does not show it"
+    fi
 }
 
 @test "01.20 With -q the log holds the first line alone" {
+    local lines
+
     start_server -q 0
     expected "the log to hold only the first line, and nothing about individual clients"
     because "logging a message costs more than echoing it, so -q must turn off every line about a client"
     peer connect exchange 10 shutdown eof close connect exchange 10 reset connect exchange 10
-    mapfile -t lines <"$server_log"
-    ((${#lines[@]} == 1)) || fail_with "${#lines[@]} lines in the log"
+    stop_server # only then is the log as long as it will be
+    lines=$(tail -n +2 "$server_log" | wc -l)
+    ((lines == 0)) || fail_with "$lines more lines in the log"
 }
 
 # ---- Interrupted calls, short calls, and waiting ---------------------------------------------
@@ -377,7 +415,7 @@ listens_on() {
     ((REPLY - before <= 20)) || fail_with "$((REPLY - before)) wake-ups while the only client was silent"
 }
 
-# bats test_tags=only-01
+# bats test_tags=only-01,method
 @test "01.27 A second client is connected, and waits until the first leaves" {
     start_server
     expected "the second client to connect at once, and to get its echo only after the first one has left"
@@ -514,7 +552,7 @@ listens_on() {
     run_client 2 10000 "no such host"
 }
 
-# bats test_tags=client
+# bats test_tags=client,wording
 @test "01.38 The client tells what happens" {
     start_server
     expected "the client's lines that the README shows, word for word"
@@ -617,7 +655,7 @@ threads_are() {
 # ---- Errors of the server's own, and shortages -----------------------------------------------
 
 @test "01.43 An error that will not pass ends the server, with one line" {
-    local error
+    local error lines
 
     because "EBADF, EINVAL, ENOTSOCK and EFAULT from accept() are the server's own. Every later call fails as well: print the error and exit(1)"
     for error in EINVAL EBADF ENOTSOCK EFAULT; do
@@ -627,12 +665,11 @@ threads_are() {
         serve_one_client
         server_ends 1
         faults_reached accept
-        expected "an error message that names accept() when every accept() fails with $error"
-        log_has accept || fail_with "an error message that does not name accept()"
         expected "one message when every accept() fails with $error"
         because "a line per failed accept() fills the disk. Print the error once, and exit(1)"
-        mapfile -t lines <"$server_log"
-        ((${#lines[@]} <= 20)) || fail_with "${#lines[@]} lines in the log"
+        lines=$(wc -l <"$server_log")
+        ((lines >= 2)) || fail_with "no message"
+        ((lines <= 20)) || fail_with "$lines lines in the log"
     done
 }
 
@@ -643,14 +680,17 @@ threads_are() {
     now
     began=$REPLY
     start_server --faults accept:EMFILE:1-2 -q 0
-    expected "a client to be served, and one line that says that accept() is tried again in a second"
+    expected "a client to be served, although accept() fails twice"
     because "accept() fails with EMFILE, at once, as long as there is no free descriptor. Sleep for a second before you call it again"
     tell connect send-bytes 10
-    wait_for_log "out of descriptors: accept: Too many open files; trying again in a second"$'\n'
     tell drain
     faults_reached accept
     expected "one line per shortage, however often accept() is tried"
-    ! log_has "out of descriptors" 2 || fail_with "the line appears more than once"
+    ! log_has "oo many open files" 2 || fail_with "the line appears more than once"
+    if [[ ${WORDING-} != no ]]; then
+        expected "one line that says that accept() is tried again in a second"
+        wait_for_log "out of descriptors: accept: Too many open files; trying again in a second"$'\n'
+    fi
     expected "a pause of a second after each of two calls of accept() that fail"
     because "without the pause the server keeps a core busy with calls that fail. Sleep for a second before you call accept() again"
     now

@@ -5,7 +5,8 @@
 # of the log. Several steps check that the server sleeps while it has nothing to do, each in another
 # state in which something is ready that the server cannot or will not use.
 #
-# Tags: only-03 marks a step that holds in no later stage.
+# Tags: only-03 marks a step that holds in no later stage, wording one that judges the words of the log,
+# method one that demands the stage's own way to serve its clients.
 
 # shellcheck disable=SC2154 # the helper sets $port, $host, $server_log ...
 load lib/helper
@@ -40,6 +41,7 @@ load lib/helper
     expected "the remaining clients to be served after others have left, the newest or the oldest"
     tell @c1..6 connect @c1..6 exchange 10
     tell @c6 close @c5 exchange 10 @c1 close @c2 exchange 10 @c3 reset @c4 exchange 10
+    server_sleeps
     tell @d1..3 connect @d1..3 exchange 10 @c2 exchange 10 @c4 close @c5 close @d3 close
     tell @c2 exchange 10 @d1 exchange 10 @c2 close @d1 close @d2 exchange 10
     tell @d2 close @e connect exchange 10
@@ -78,16 +80,27 @@ has_received() {
     ((REPLY > $1))
 }
 
-# reads_on: sends 128 KiB, and succeeds when the server calls recv() for them. The rule of faults.so
+# Has the server called recv() no more for 50 ms? It may be slow, and still be busy with earlier bytes.
+recv_rests() {
+    local calls
+
+    fault_calls recv
+    calls=$REPLY
+    nap 0.05
+    ! has_received "$calls"
+}
+
+# reads_on: sends 256 KiB, and succeeds when the server calls recv() for them. The rule of faults.so
 # never strikes, but with it faults.so counts the calls.
 counting="recv:EINTR:1000000000"
 reads_on() {
     local calls
 
+    wait_until "the server to read what a client has sent" recv_rests
     fault_calls recv
     calls=$REPLY
-    tell @slow send-bytes 128K
-    for _ in 1 2 3 4 5; do
+    tell @slow send-bytes 256K
+    for _ in {1..10}; do
         if has_received "$calls"; then
             return 0
         fi
@@ -99,15 +112,17 @@ reads_on() {
 # be_slow_reader: a client that does not read its echo, and sends until the server leaves the last
 # bytes unread. (The step "fill" sends more: after it not even an end of file reaches the server.)
 be_slow_reader() {
-    local times=0
+    local times=0 least default most=4194304
 
+    # What a server reads before its send() accepts nothing fits into its send buffer.
+    read -r least default most 2>/dev/null </proc/sys/net/ipv4/tcp_wmem || :
     tell @slow rcvbuf 4K connect exchange 10 send-bytes 1M
     has_received 0 || skip "faults.so cannot intercept recv in this server (a static program, or another run-time)"
     while reads_on; do
         times=$((times + 1))
-        ((times < 200)) || {
+        ((times * 262144 < most + 8 * 1048576)) || {
             because "a server that reads on before its echo is sent must store everything. Read again when the queue is empty (backpressure)"
-            fail_with "the server still reads from a client that has sent 26 MiB and does not read its echo"
+            fail_with "the server still reads from a client that has sent $((1 + times / 4)) MiB and does not read its echo"
         }
     done
 }
@@ -191,6 +206,13 @@ be_slow_reader() {
     because "the third set reports an urgent byte until recv() with MSG_OOB reads it. It is neither an error nor end of file"
     tell @talker connect exchange 10 urgent '!' @other connect exchange 10
     server_sleeps
+    if [[ ${METHOD-} != no ]] && has_received 0; then
+        expected "the server to read the urgent byte: recv() with MSG_OOB"
+        because "only the third set of select() (POLLPRI, EPOLLPRI) tells of an urgent byte. Watch every client for it"
+        wait_until "the server to read the urgent byte" has_read_urgent_byte
+        expected "all bytes of the stream to come back, and the server to sleep, after an urgent byte"
+        because "the third set reports an urgent byte until recv() with MSG_OOB reads it. It is neither an error nor end of file"
+    fi
     tell @talker exchange 10 urgent '?' urgent '!' exchange 10 @other exchange 10
     expected "all bytes of the stream to come back when an urgent byte arrives together with data and end of file"
     signal_server STOP
@@ -206,12 +228,17 @@ be_slow_reader() {
     tell @other exchange 10 @slow drain exchange 10
 }
 
+has_read_urgent_byte() {
+    fault_calls urgent
+    ((REPLY > 0))
+}
+
 fd_count_is_at_most() {
     fd_count
     ((REPLY <= $1))
 }
 
-# bats test_tags=only-03
+# bats test_tags=only-03,method
 @test "03.12 A client past FD_SETSIZE is refused, and nobody else notices" {
     local most
 
@@ -236,6 +263,7 @@ fd_count_is_at_most() {
 
 # ---- The log ---------------------------------------------------------------------------------
 
+# bats test_tags=wording
 @test "03.13 The log tells when it waits, of urgent bytes, and whom it refuses" {
     local client
 
@@ -839,6 +867,8 @@ start_two_ports() {
 # ---- Errors of the server's own --------------------------------------------------------------
 
 @test "03.33 A wait that can never succeed ends the server" {
+    local lines
+
     start_server --faults select:EINVAL:2+,poll:EINVAL:2+,epoll_wait:EINVAL:2+ -q 0
     expected "exit status 1 when every wait for events fails with EINVAL"
     because "only EINTR is a reason to wait again. Any other error of select(), poll() or epoll_wait() comes back every time, and the loop spins"
@@ -846,12 +876,11 @@ start_two_ports() {
     serve_one_client
     server_ends 1
     wait_has_failed || skip "faults.so sees no select, poll or epoll_wait of this server"
-    expected "an error message that says why"
-    log_has "nvalid argument" || fail_with "an error message that does not say \"Invalid argument\""
     expected "one message, not one per turn of the loop"
     because "a line per failed call fills the disk. Print the error once, and exit(1)"
-    mapfile -t lines <"$server_log"
-    ((${#lines[@]} <= 20)) || fail_with "${#lines[@]} lines in the log"
+    lines=$(wc -l <"$server_log")
+    ((lines >= 2)) || fail_with "no message"
+    ((lines <= 20)) || fail_with "$lines lines in the log"
 }
 
 # Has faults.so made a wait for events fail?
@@ -865,7 +894,7 @@ wait_has_failed() {
     return 1
 }
 
-# bats test_tags=only-03
+# bats test_tags=only-03,method
 @test "03.34 A listener that select() cannot watch ends the server at its start" {
     refuses_high_listener "the server" "${server_command[*]}"
 }

@@ -120,6 +120,7 @@ load lib/helper
     wait_until "the server to close the sockets of all clients" sockets_are_closed
 }
 
+# bats test_tags=wording
 @test "04.7 The log tells a hang-up from an end of file, and what came before it" {
     local client
 

@@ -38,7 +38,8 @@ share_a_core() {
             core=${value%%[-,]*}
         fi
     done </proc/self/status
-    for pid in "$server_pid" "$tell_pid"; do
+    find_family
+    for pid in "${family[@]}" "$tell_pid"; do
         taskset -a -c -p "$core" "$pid" >/dev/null 2>&1 || :
     done
 }
@@ -84,24 +85,26 @@ least_run_time() {
 # ---- Fairness --------------------------------------------------------------------------------
 
 @test "05.3 Three greedy clients do not hold up a quiet one" {
-    # What the greedy clients have sent waits in the kernel, and each recv() returns 16 bytes of it, so
-    # serving one of them to the end takes 12,800 calls. After half of all those calls the server stops
-    # itself (19 is SIGSTOP), so the load of the machine makes no difference.
-    start_server --faults recv:sig=19:19200,recv:cap=16 -q 0
+    # What the greedy clients have sent waits in the kernel, and each recv() returns 64 bytes of it, so
+    # serving one of them to the end takes 8,192 calls. After half of all those calls the server stops
+    # itself (19 is SIGSTOP), so the load of the machine makes no difference. (A turn of several calls,
+    # up to 64 KiB, is fair enough.)
+    start_server --faults recv:sig=19:12288,recv:cap=64 -q 0
     expected "three replies for a quiet client before half of what the others sent is read (the server is stopped there)"
     because "reading one client until EAGAIN starves the others: recv() once per event; level-triggered epoll reports the rest"
     signal_server STOP
-    tell @greedy1..3 connect send-bytes 200K @quiet connect send-bytes 10
+    tell @greedy1..3 connect send-bytes 512K @quiet connect send-bytes 10
     signal_server CONT
     tell @quiet drain exchange 10 exchange 10
     faults_reached recv
-    wait_until "the server to read half of what the others sent" is_stopped "$server_pid"
+    wait_until "the server to read half of what the others sent" server_is_stopped
     signal_server CONT
     tell @greedy1..3 drain
 }
 
 # ---- Changing the kernel's list --------------------------------------------------------------
 
+# bats test_tags=method
 @test "05.4 While small messages go back and forth epoll_ctl() is not called" {
     local before
 
@@ -110,12 +113,13 @@ least_run_time() {
     fault_calls epoll_ctl
     before=$REPLY
     ((before > 0)) || skip "faults.so sees no call of epoll_ctl() (this server makes none, or is static)"
-    expected "no call of epoll_ctl() during 300 small messages"
+    # A server may arm an event again now and then.
+    expected "fewer than 30 calls of epoll_ctl() during 300 small messages"
     because "send() at once what recv() returned, ask for EPOLLOUT only if a rest is left, and tell epoll_ctl() only changes"
     tell @c1..3 roundtrips 100 10
     fault_calls epoll_ctl
-    ((REPLY == before)) || fail_with "$((REPLY - before)) calls of epoll_ctl()"
-    expected "no call of epoll_ctl() during 300 small messages, after a slow client has read all of its echo"
+    ((REPLY < before + 30)) || fail_with "$((REPLY - before)) calls of epoll_ctl()"
+    expected "fewer than 30 calls of epoll_ctl() during 300 small messages, after a slow client has read all of its echo"
     because "when a queue becomes empty, one epoll_ctl() call stops asking for EPOLLOUT; after that nothing changes"
     tell @slow rcvbuf 4K connect fill 64M
     tell @slow drain exchange 10
@@ -123,12 +127,13 @@ least_run_time() {
     before=$REPLY
     tell @c1..2 roundtrips 100 10 @slow roundtrips 100 10
     fault_calls epoll_ctl
-    ((REPLY == before)) || fail_with "$((REPLY - before)) calls of epoll_ctl()"
+    ((REPLY < before + 30)) || fail_with "$((REPLY - before)) calls of epoll_ctl()"
     server_sleeps
 }
 
 # ---- The log ---------------------------------------------------------------------------------
 
+# bats test_tags=wording
 @test "05.5 The log tells that a queue is empty only when something had been left over" {
     local client
 
