@@ -188,7 +188,7 @@ log_rests() {
 }
 
 @test "02.11 Out of descriptors with no client to leave, it tries again after a second" {
-    local calls
+    local calls least_wait=3000000
 
     start_server --faults accept:EMFILE:1
     expected "a client to be served about a second after accept() failed, although no other client is connected"
@@ -304,17 +304,18 @@ log_rests() {
 # ---- Newcomers -------------------------------------------------------------------------------
 
 @test "02.18 Newcomers do not wait for one another behind busy clients" {
-    # Every recv() brings one byte, and fifty busy clients have sent 30 each. With one accept() per turn, at
-    # most 50 newcomers are accepted before 40 of them have been served. Then the server stops itself: 50
-    # calls of send() for the first bytes, 1,500 for the busy clients, and 40 for newcomers (19 is SIGSTOP).
-    start_server --faults send:sig=19:1590,recv:cap=1 -q 0
-    expected "all of sixty newcomers to be accepted before fifty busy clients have been served thirty times each"
+    # Every recv() brings one byte, and fifty busy clients have sent 15 each, which takes 15 turns, or 30 if
+    # a turn receives and the next one sends. With one accept() per turn, fewer than 50 newcomers have
+    # been accepted when 40 of them have been served. Then the server stops itself: 50 calls of send() for
+    # the first bytes, 750 for the busy clients, and 40 for newcomers (19 is SIGSTOP).
+    start_server --faults send:sig=19:840,recv:cap=1 -q 0
+    expected "all of sixty newcomers to be accepted when fifty busy clients and forty newcomers have been served"
     because "with one accept() per turn of the loop, each newcomer waits until all busy clients have been served. Accept up to 64 per turn"
     tell @busy1..50 connect @busy1..50 exchange 1
     signal_server STOP
-    tell @new1..60 connect @new1..60 send-bytes 1 @busy1..50 send-bytes 30
+    tell @new1..60 connect @new1..60 send-bytes 1 @busy1..50 send-bytes 15
     signal_server CONT
-    wait_until "the server to make 1,590 calls of send()" server_is_stopped
+    wait_until "the server to make 840 calls of send()" server_is_stopped
     faults_reached send
     thread_count
     ((REPLY == 1)) || skip "this server has $REPLY threads, and so no turns"

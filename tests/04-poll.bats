@@ -264,17 +264,6 @@ input_position() {
     done <"/proc/$client_pid/fdinfo/0"
 }
 
-# has_no_running_thread PID
-has_no_running_thread() {
-    local file line
-
-    for file in /proc/"$1"/task/*/stat; do
-        read -r line 2>/dev/null <"$file" || continue
-        line=${line##*) }
-        [[ $line != R* ]] || return 1
-    done
-}
-
 # Do the client and the server sleep at the same time, for 100 ms? Then neither has anything left to
 # do. A process that waits for a core uses none either, so the end of the window must find it asleep.
 both_sleep() {

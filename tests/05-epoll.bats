@@ -202,7 +202,30 @@ read_figures() {
 
 # bats test_tags=only-05,client
 @test "05.7 The client's figures are true" {
-    local messages rate elapsed p50 p99 p999 longest expected_rate
+    local messages rate elapsed p50 p99 p999 longest expected_rate script=(accept) i
+
+    # The first message tests the connection. Of the other 200, five come back 50 ms late, and one 400 ms.
+    for i in {0..200}; do
+        case $i in
+        30 | 60 | 90 | 120 | 150) script+=(pause 50) ;;
+        180) script+=(pause 400) ;;
+        esac
+        script+=(send-back)
+    done
+    expected "p50 below 50 ms, p99 from 50 ms to less than 400 ms, and p99.9 of 400 ms, when 5 of 200 messages take 50 ms, and one 400 ms"
+    because "p99 is the time within which 99 of 100 messages come back: count from the shortest time upwards"
+    serve "${script[@]}" gone
+    now
+    i=$REPLY
+    run_client 0 -c 1 -n 200 -s 1 "$port" "$host"
+    now
+    i=$(((REPLY - i) / 1000))
+    read_figures
+    ((p50 < 50000 && p99 >= 48000 && p99 < 390000 && p999 >= 380000)) ||
+        fail_with "p50 $p50, p99 $p99, p99.9 $p999 us"
+    expected "the time of the run to be the one by the test's clock, at most $i ms and at least 650 ms"
+    because "the clock must start with the first message and stop with the last echo"
+    ((elapsed >= 640 && elapsed <= i)) || fail_with "the client reports a run of $elapsed ms"
 
     start_server -q 0
     expected "a rate that equals the number of messages divided by the time, within 10 %"

@@ -214,6 +214,8 @@ waits() {
 
 # bats test_tags=method
 @test "06.11 Out of descriptors it tries again after a second, whatever else is due" {
+    local least_wait=3000000
+
     start_server --faults accept:EMFILE:1 -t 0 -i 0 0
     expected "a client to be served about a second after accept() failed with EMFILE, when nothing else is due"
     because "the time to call accept() again is a deadline like the others: the wait must end then"

@@ -196,8 +196,9 @@ stretch() {
     REPLY=$(($1 * (10#0${slow%%.*} * 1000 + 10#${fraction:0:3}) / 1000))
 }
 
-# A step may take 20 s, whatever the server does, and each wait in it 5 s. A server that has kept three steps
-# of this file waiting to the end is broken: from then on waits are shorter, so that the run ends soon.
+# A step may take 20 s, whatever the server does, and each wait in it 5 s. A server that has kept two steps
+# of this file waiting to the end is broken: from then on waits are shorter, so that the run ends soon. A
+# test in which a right server takes a second or two sets $least_wait.
 step_limit=20000000
 
 # patience: REPLY = the microseconds that a wait may take from now on. $wait_limit is the same without
@@ -207,8 +208,9 @@ patience() {
 
     read -r late 2>/dev/null <"${BATS_FILE_TMPDIR-}/late" || :
     wait_limit=5000000
-    ((${#late} < 3)) || wait_limit=2500000
-    ((${#late} < 6)) || wait_limit=1500000
+    ((${#late} < 2)) || wait_limit=2500000
+    ((${#late} < 4)) || wait_limit=1200000
+    ((wait_limit > ${least_wait:-0})) || wait_limit=$least_wait
     stretch "$step_limit"
     left=$((${test_began:-$now} + REPLY - now))
     ((left > 0)) || left=0
@@ -218,7 +220,7 @@ patience() {
 
 # note_that_it_is_late: for patience, when a step fails that has waited for a whole deadline
 note_that_it_is_late() {
-    stretch 1400000
+    stretch 1100000
     if [[ -n ${test_began-} ]] && ((${EPOCHREALTIME//[!0-9]/} - test_began > REPLY)); then
         printf x >>"${BATS_FILE_TMPDIR:-/tmp}/late"
     fi
@@ -286,6 +288,10 @@ find_family() {
 
     family=()
     [[ -n $server_pid ]] || return 0
+    if [[ -z ${SERVER-} ]]; then # our own are single processes
+        family=("$server_pid")
+        return
+    fi
     kinship[$server_pid:$server_pid]=kin
     for directory in /proc/[1-9]*; do
         pid=${directory#/proc/}
@@ -602,7 +608,7 @@ start_server() {
         count_sockets_at_start
         return
     fi
-    if [[ $awaited == server ]]; then
+    if [[ $awaited == server ]] || has_ended "$server_pid"; then
         if [[ -z $expected_text ]]; then
             expected "the server to start"
             because "the log below may give the reason. If it does not, start the server by hand"
@@ -960,16 +966,38 @@ watch_cpu() {
     REPLY=$(((REPLY - before) * 100 / (${EPOCHREALTIME//[!0-9]/} - start)))
 }
 
-# A server that has just been busy may have something to finish.
+# has_no_running_thread PID
+has_no_running_thread() {
+    local file line
+
+    for file in /proc/"$1"/task/*/stat; do
+        read -r line 2>/dev/null <"$file" || continue
+        line=${line##*) }
+        [[ $line != R* ]] || return 1
+    done
+}
+
+# What waited for a core through a whole window has used none of it: but then it still waits.
+sleeps_now() {
+    local pid
+
+    for pid in "${family[@]}"; do
+        has_no_running_thread "$pid" || return
+    done
+}
+
+# is_at_rest MS PART: looks until the deadline, for what has just been busy may have something to finish;
+# or until 1/PART of it. REPLY is the percentage of the last look.
 is_at_rest() {
     local deadline
 
     patience
-    deadline=$((REPLY + ${EPOCHREALTIME//[!0-9]/}))
+    deadline=$((REPLY / $2 + ${EPOCHREALTIME//[!0-9]/}))
     while :; do
         watch_cpu "$1"
-        ((REPLY >= 20)) || return 0
-        ((${EPOCHREALTIME//[!0-9]/} < deadline)) && is_running "$server_pid" || return 1
+        is_running "$server_pid" || return 1
+        ((REPLY >= 20)) || ! sleeps_now || return 0
+        ((${EPOCHREALTIME//[!0-9]/} < deadline)) || return 1
     done
 }
 
@@ -982,7 +1010,7 @@ server_sleeps() {
         [[ -z $ending ]] || return 0
         skip "this kernel does not tell how long a program has run (there is no /proc/PID/schedstat)"
     fi
-    if ! is_at_rest "${1:-100}"; then
+    if ! is_at_rest "${1:-100}" 1; then
         server_is_alive
         explain_spinning
         fail_with "${ending:+after the test, }the server uses $((REPLY < 100 ? REPLY : 100)) % of a core while it has nothing to do"
@@ -993,7 +1021,9 @@ server_sleeps() {
 client_sleeps() {
     local server_pid=$client_pid
 
-    if ! is_at_rest 100; then
+    # A client, and the server that the test plays, may give up after 5 s: so half of that.
+    if ! is_at_rest 100 2; then
+        is_running "$client_pid" || fail_with "the client has ended"
         fail_with "the client uses $((REPLY < 100 ? REPLY : 100)) % of a core while it has nothing to do"
     fi
 }

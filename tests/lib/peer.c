@@ -604,13 +604,13 @@ static size_t send_pattern(struct connection *c, size_t length) {
     return count;
 }
 
-/* Each MiB that comes back has the whole time again: how many the kernel can hold differs from one
- * machine to the next, and there may be dozens of them. */
-static void extend_deadline(size_t received_before, size_t received) {
-    const size_t mebibyte = 1024 * 1024;
+/* Bytes that come back give the next ones the whole time again, while the script has some (-T): servers
+ * are slow or fast, and how many bytes the kernel can hold differs from one machine to the next. */
+static void extend_deadline(void) {
     int64_t later = clock_now() + limit;
 
-    if (received / mebibyte > received_before / mebibyte && later > doing.deadline) {
+    later = later < last_start ? later : last_start;
+    if (later > doing.deadline) {
         doing.deadline = later;
     }
 }
@@ -652,7 +652,7 @@ static size_t echo(struct connection *c, struct plan plan) {
             if (count > 0) {
                 check_pattern(c, (size_t)count, first);
                 owed -= (size_t)count;
-                extend_deadline(c->received - (size_t)count, c->received);
+                extend_deadline();
             } else if (count == 0 || errno != EAGAIN) {
                 fail("got %s, with %zu byte%s still to come",
                      ending(count, c->received - first, NULL), owed, owed == 1 ? "" : "s");
@@ -1023,6 +1023,16 @@ static void step_expect_any(struct connection *c, const struct value *value) {
     if (count <= 0) {
         fail("got %s", ending(count, 0, NULL));
     }
+}
+
+static void step_send_back(struct connection *c, const struct value *value) {
+    ssize_t count = receive(c, incoming, CHUNK, doing.deadline);
+
+    (void)value;
+    if (count <= 0) {
+        fail("got %s", ending(count, 0, NULL));
+    }
+    send_all(c, incoming, (size_t)count, 0, (size_t)count);
 }
 
 static void step_expect_line(struct connection *c, const struct value *value) {
@@ -1404,6 +1414,7 @@ static const struct command commands[] = {
     {"expect", {TEXT}, TALK, step_expect, "TEXT must arrive next"},
     {"expect-bytes", {N}, TALK, step_expect_bytes, "N pattern bytes must arrive next"},
     {"expect-any", {NONE}, TALK, step_expect_any, "something must arrive; drop it"},
+    {"send-back", {NONE}, TALK, step_send_back, "something must arrive; send it back"},
     {"expect-line", {NONE}, TALK, step_expect_line, "read a line and print it"},
     {"drain", {NONE}, TALK, step_drain, "all pattern bytes sent so far must come back"},
     {"silence", {MS}, BOTH | OPEN, step_silence, "for MS nothing may arrive on any connection"},
