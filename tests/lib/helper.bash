@@ -299,13 +299,15 @@ find_family() {
         if [[ -z ${kinship[$server_pid:$pid]-} ]]; then
             read -r line 2>/dev/null <"$directory/stat" || continue
             read -r -a fields <<<"${line##*) }"
-            if [[ ${fields[2]} == "$server_pid" || ${kinship[$server_pid:${fields[1]}]-} == kin ]]; then
+            if [[ ${fields[2]} == "$server_pid" ]]; then
                 kinship[$server_pid:$pid]=kin
+            elif [[ ${kinship[$server_pid:${fields[1]}]-stranger} != stranger ]]; then
+                kinship[$server_pid:$pid]=leader # of a group of its own, or in such a one
             else
                 kinship[$server_pid:$pid]=stranger
             fi
         fi
-        if [[ ${kinship[$server_pid:$pid]} == kin ]]; then
+        if [[ ${kinship[$server_pid:$pid]} != stranger ]]; then
             family+=("$pid")
         fi
     done
@@ -342,12 +344,16 @@ family_has_ended() {
     done
 }
 
-# signal_family SIGNAL: to all of the server
+# signal_family SIGNAL: to all of the server, and only once: it may stop itself again after a SIGCONT
 signal_family() {
+    local pid
+
     find_family
     {
         kill -"$1" -- "-$server_pid" || :
-        ((${#family[@]} == 1)) || kill -"$1" "${family[@]}" || :
+        for pid in "${family[@]}"; do
+            [[ ${kinship[$server_pid:$pid]-} != leader ]] || kill -"$1" "$pid" || :
+        done
     } 2>/dev/null
 }
 
@@ -987,9 +993,9 @@ sleeps_now() {
 }
 
 # is_at_rest MS PART: looks until the deadline, for what has just been busy may have something to finish;
-# or until 1/PART of it. REPLY is the percentage of the last look.
+# or until 1/PART of it. REPLY is the highest percentage of a look.
 is_at_rest() {
-    local deadline
+    local deadline most=0
 
     patience
     deadline=$((REPLY / $2 + ${EPOCHREALTIME//[!0-9]/}))
@@ -997,7 +1003,11 @@ is_at_rest() {
         watch_cpu "$1"
         is_running "$server_pid" || return 1
         ((REPLY >= 20)) || ! sleeps_now || return 0
-        ((${EPOCHREALTIME//[!0-9]/} < deadline)) || return 1
+        ((REPLY <= most)) || most=$REPLY
+        if ((${EPOCHREALTIME//[!0-9]/} >= deadline)); then
+            REPLY=$most
+            return 1
+        fi
     done
 }
 
@@ -1542,10 +1552,10 @@ fail_with() {
         say_key log "${lines[@]-(nothing)}"
     fi
     if [[ -n $client_out ]]; then
-        read_all "$client_out" 2>/dev/null
+        read_end "$client_out"
         last_lines "$REPLY"
         say_key client "${lines[@]-(nothing)}"
-        read_all "$client_err" 2>/dev/null
+        read_end "$client_err"
         last_lines "$REPLY"
         say_key stderr "${lines[@]-(nothing)}"
     fi
