@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# suites.bash: finds bats, the steps that hold for a stage, and what a run has left behind. tests/run and
+# tests/exercise/check use it.
+#
+# Tags in the .bats files: only-01 marks a step that does not hold in later stages; not-02 and not-edge
+# mark one that does not hold there; client marks one about the client; companion marks one about a
+# companion program; wording marks one that judges the words of the log (WORDING=no leaves it out);
+# method marks one that demands the stage's own mechanism (METHOD=no).
+
+# shellcheck disable=SC2034 # the scripts use what is set here
+
+# Sets $bats to a version that knows --filter-tags: 1.8 or newer.
+look_for_bats() {
+    for bats in bats build/node_modules/bats/bin/bats; do
+        [[ $("$bats" --version 2>&1) =~ ^Bats\ ([0-9]+)\.([0-9]+) ]] || continue
+        ((BASH_REMATCH[1] > 1 || BASH_REMATCH[2] >= 8)) && return
+    done
+    return 1
+}
+
+find_bats() {
+    look_for_bats && return
+    mkdir -p build
+    echo 'bats 1.8 or newer was not found: installing it.' >&2
+    if [[ $(id -u) == 0 ]] && command -v apt-get >build/bats.log; then
+        apt-get update -q && apt-get install -qy bats
+    fi >>build/bats.log 2>&1
+    look_for_bats && return
+    npm install --prefix build bats >>build/bats.log 2>&1
+    look_for_bats && return
+    echo 'The tests need bats 1.8 or newer, and it could not be installed. Install the package "bats" with apt,' \
+        'dnf, brew or npm, or see https://github.com/bats-core/bats-core' >&2
+    exit 1
+}
+
+# files_of SUITE: sets $files to its own test file, then those of earlier stages.
+files_of() {
+    local file
+    files=(tests/"${1/edge/05}"*.bats)
+    for file in tests/0[1-6]-*.bats; do
+        [[ $1 != docs && $1 != exercise && $file < ${files[0]} ]] && files+=("$file")
+    done
+}
+
+# filter_of SUITE FILE: sets $filter, for --filter-tags, to the steps of the file that hold for the stage,
+# or for edge. The clients of 04 and 05 work in a way of their own, so they inherit no steps.
+filter_of() {
+    local suite=$1 stage=${1/edge/05} owner=${2#tests/}
+    filter="!not-$suite,!not-$stage"
+    owner=${owner%%-*}
+    if [[ $owner != "$suite" ]]; then
+        filter+=",!only-$owner"
+        [[ $stage == 0[45] ]] && filter+=',!client'
+    fi
+    [[ ${WORDING-} == no ]] && filter+=',!wording'
+    [[ ${METHOD-} == no ]] && filter+=',!method'
+    return 0
+}
+
+# processes_below DIRECTORY: prints the IDs of all processes whose TMPDIR is in DIRECTORY. A run with a
+# TMPDIR of its own can so be ended with all that it has started. Process groups would not do, because
+# the tests start each server in a new one. (grep must not find itself.)
+processes_below() {
+    TMPDIR='' grep -lsz "^TMPDIR=$1\(/.*\)\?$" /proc/[0-9]*/environ | cut -d / -f 3
+}
+
+# end_processes_below DIRECTORY: again and again, because one may have just started another.
+end_processes_below() {
+    local ids
+
+    while mapfile -t ids < <(processes_below "$1") && ((${#ids[@]} > 0)); do
+        kill -KILL "${ids[@]}"
+    done 2>/dev/null
+}
