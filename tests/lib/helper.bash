@@ -121,6 +121,9 @@ choose_programs() {
     local number=${STAGE:-${BATS_TEST_FILENAME##*/}}
     local directory
 
+    if [[ -n ${STOP_AFTER_FAILURE-} && -n ${BATS_TEST_NAME-} ]] && earlier_step_failed; then
+        skip "not tried"
+    fi
     stage=${number%%-*}
     directory=$(cd "$course/$stage"-*/ 2>/dev/null && pwd) || directory=$course/$stage
     stage_directory=${directory##*/}
@@ -133,6 +136,19 @@ choose_programs() {
     # failure is then reported at the line of the test, and the tests take half the time.
     set +o functrace
     declare -ft "${BATS_TEST_NAME-}" 2>/dev/null || :
+}
+
+# tests/exercise/check names a directory in STOP_AFTER_FAILURE. A test that fails leaves a file there, and
+# then no later test is tried, neither of its own stage nor of a later one. Tests of earlier stages, which
+# run at the same time, go on: the first failure is the first in the order of the steps.
+earlier_step_failed() {
+    local file
+
+    for file in "$STOP_AFTER_FAILURE"/*; do
+        file=${file##*/}
+        [[ $file == '*' || $file > ${BATS_TEST_FILENAME##*/} ]] || return 0
+    done
+    return 1
 }
 
 # compile OUTPUT SOURCE [FLAG]...: when it is missing or older than its source. Two test files may
@@ -427,6 +443,7 @@ become_command() {
     if [[ -n $open_files ]]; then
         ulimit -n "$open_files" || exit 1
     fi
+    ulimit -f 262144 # KiB: a log that grows without end must not fill the disk
     exec env --default-signal=PIPE,INT,QUIT "${settings[@]}" "${command[@]}"
 }
 
@@ -591,15 +608,17 @@ launch_server() {
 
 # The first line may come on stdout or on stderr, and after others (a run-time's warnings).
 has_started_up() {
-    local line
+    local line text
 
+    # Only the beginning is read: a server that prints without end would keep us here.
+    IFS= read -r -N 65536 text <"$server_log" || :
     while read -r line; do
         if [[ $line =~ ^starting\ up\ on\ ([^ ]+)\ port\ ([0-9]+) ]]; then
             host=${BASH_REMATCH[1]}
             port=${BASH_REMATCH[2]}
             return 0
         fi
-    done <"$server_log"
+    done <<<"$text"
     return 1
 }
 
@@ -611,16 +630,20 @@ start_server() {
             because "for port 0, bind() picks a free port. Call getsockname() after it to learn which"
             fail_with "the first line names port 0"
         fi
+        right_port
         count_sockets_at_start
         return
     fi
     if [[ $awaited == server ]] || has_ended "$server_pid"; then
         if [[ -z $expected_text ]]; then
-            expected "the server to start"
+            expected "the server, started with \"${arguments[*]-0}\", to print \"starting up on HOST port N\", and to wait for clients"
             because "the log below may give the reason. If it does not, start the server by hand"
         fi
         explain_options
         reap_server
+        if ((server_status == 0)); then
+            because "a server runs until it is stopped: it opens its listener, prints this line, waits for clients, and stays in the foreground"
+        fi
         fail_with "the server $server_end before it printed its first line"
     fi
     expected "the server to print \"starting up on HOST port N\" as its first line"
@@ -644,6 +667,24 @@ count_sockets_at_start() {
     sockets_at_start=1
     socket_count
     sockets_at_start=$REPLY
+}
+
+# right_port: fails when the server was started with a port and announces another one. For port 0 the
+# kernel picks one from its range of local ports.
+right_port() {
+    local asked=${arguments[0]-0} first=0 last=65535
+
+    [[ $asked != -q ]] || asked=${arguments[1]-}
+    read -r first last 2>/dev/null </proc/sys/net/ipv4/ip_local_port_range || :
+    if [[ $asked == 0 ]] && ((port >= first && port <= last)); then
+        return 0
+    fi
+    if [[ $asked =~ ^[0-9]+$ && $asked != "$port" ]]; then
+        expected "the server to listen on the port that its first argument names: $asked"
+        ((asked != 0)) || expected "the server, started with port 0, to listen on a free port that the kernel picks"
+        because "the port is argv[1], a text. Pass it to getaddrinfo(), or convert it to a number and then with htons()"
+        fail_with "the first line names port $port"
+    fi
 }
 
 run_server() {
@@ -688,12 +729,19 @@ reap_server() {
     end_text "$server_status"
     server_end=$REPLY
     server_pid=
+    case $server_end in
+    *SIGXFSZ*) because "it wrote more than 256 MiB, and the tests allow no more. Look for a line in the loop that is printed in every turn" ;;
+    *SIGSEGV* | *SIGABRT* | *SIGBUS*) because "it used memory wrongly. Build it with -g -fsanitize=address,undefined and run the step again: the report names the line" ;;
+    esac
 }
 
 server_is_alive() {
     if [[ -n $server_pid ]] && ! is_running "$server_pid"; then
         reap_server
         explain_the_end
+        if ((server_status == 0)); then
+            because "main() has returned, or the server has put itself into the background. It must run in the foreground until it is stopped"
+        fi
         fail_with "the server $server_end"
     fi
 }
@@ -1162,7 +1210,7 @@ peer() {
         read -r -t "$look" -u "$peer_fd" part && result=0 || result=$?
         line+=$part # when its time is up, read hands over what it has: perhaps half a line
         if ((result > 128)); then
-            look_at_server
+                    look_at_server
             continue
         fi
         case $line in
@@ -1256,7 +1304,7 @@ tell() {
         esac
         if ((result > 0)); then
             [[ -z $ended ]] || break
-            if [[ -n $server_pid ]]; then
+                    if [[ -n $server_pid ]]; then
                 look_at_server
             fi
         fi
@@ -1532,7 +1580,7 @@ last_lines() {
 
 fail_with() {
     local number=${BATS_TEST_DESCRIPTION%% *} sentence=${BATS_TEST_DESCRIPTION#* }
-    local directories=("$course/${number%%.*}"-*) lines
+    local page=${BATS_TEST_FILENAME##*/} lines
 
     note_that_it_is_late
     printf '\n'
@@ -1541,7 +1589,9 @@ fail_with() {
     if [[ -n $because_text ]]; then
         say_key because "$because_text"
     fi
-    say_key read "${directories[0]##*/}/README.md, step $number"
+    page=${page%.bats}/STEPS.md
+    [[ $number == [0-9]* && -e $course/$page ]] || page=${page%STEPS.md}README.md # companions are in there
+    say_key read "$page, step $number"
     # Where time was the judge:
     if [[ "$*" =~ within\ [0-9.]+\ s|gave\ up\ waiting|did\ not\ exit|it\ took\ [0-9]|too\ late|longer\ than ]]; then
         say_key note "if this machine is slow or busy, try again with SLOW=3, which makes every limit three times as long"
@@ -1630,5 +1680,8 @@ teardown() {
     for pid in "${children[@]}"; do
         end_child "$pid"
     done
+    if [[ -n ${STOP_AFTER_FAILURE-} ]] && [[ -z $BATS_TEST_COMPLETED || $status != 0 ]]; then
+        : >"$STOP_AFTER_FAILURE/${BATS_TEST_FILENAME##*/}"
+    fi
     return "$status"
 }
