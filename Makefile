@@ -6,7 +6,7 @@ WARNINGS = -std=c11 -Wall -Wextra -Wpedantic -Wshadow -Wconversion
 STAGES   = $(sort $(wildcard 0[1-6]-*))
 NUMBERS  = $(foreach s,$(STAGES),$(firstword $(subst -, ,$(s))))
 PROGRAMS = $(patsubst %.c,build/%,$(sort $(wildcard 0[1-6]-*/*.c)))
-SUITES   = 06 05 04 03 02 01 edge docs
+SUITES   = 06 05 04 03 02 01 edge docs exercise
 TOOLS    = build/peer build/faults.so
 
 # STAGE=03, STAGE=3 and STAGE=03-select mean the same.
@@ -16,6 +16,7 @@ ifeq ($(stage),)
 $(error there is no stage $(STAGE): choose one of $(NUMBERS))
 endif
 endif
+number = $(firstword $(subst -, ,$(stage)))
 
 ifneq ($(SERVER)$(CLIENT),)
 ifeq ($(STAGE)$(filter-out test,$(MAKECMDGOALS)),)
@@ -26,20 +27,31 @@ endif
 all: $(PROGRAMS) $(TOOLS)
 
 help:
-	@echo 'make demo              watch the course in half a minute; STAGE=03 shows one stage'
-	@echo 'make                   build every program: build/03-select/server and so on'
-	@echo 'make test              run all steps of all stages'
-	@echo 'make test STAGE=03     run the steps of 03, then those of 01 and 02 that still hold'
-	@echo 'make test STAGE=03 SERVER=./mine CLIENT=./other'
-	@echo '                       run them on programs of your own, in any language'
-	@echo 'make lesson STAGE=03   show what changes from the server of 02 to that of 03'
-	@echo 'make ladder            count lines of code, and those that change, against their limits'
-	@echo 'make mistakes          make every known mistake and check that its step fails; STAGE=03'
-	@echo 'make bench             measure CPU time per message, relative to a minimal epoll loop'
-	@echo 'make lint              check formatting, warnings and static analysis'
-	@echo 'make clean             remove build/'
+	@echo 'To learn:'
+	@echo '  make demo              watch the course in half a minute; STAGE=03 shows one stage'
+	@echo '  make start STAGE=01    put a file to begin with into mine/; 02 continues your own 01'
+	@echo '  make check             build it, run its steps in order, and stop at the first that fails'
+	@echo '  make hint              show the next hint for that step'
+	@echo '  make watch             check again each time that you save the file'
+	@echo '  make lesson            show your server beside ours, and what ours changed;'
+	@echo '                         STAGE=03 shows what changes from the server of 02 to that of 03'
+	@echo '  make test STAGE=03 SERVER=./mine'
+	@echo '                         check a program of your own, in any language: "python3 mine.py"'
 	@echo
-	@echo 'A test that times out on a slow machine gets three times as long with SLOW=3.'
+	@echo '  make start takes WHAT=client, and FROM=reference to continue our file instead of yours.'
+	@echo '  make check takes STEP=01.6 (one step), KEEP_GOING=1 (all failures), SLOW=3 (three times as'
+	@echo '  long, for a slow machine), STAGE, SERVER, CLIENT, CFLAGS="-fsanitize=address,undefined",'
+	@echo '  and PROGRAM=chat SERVER=mine/chat for a companion.'
+	@echo
+	@echo 'To work on the course:'
+	@echo '  make                   build every program: build/03-select/server and so on'
+	@echo '  make test              run all steps of all stages'
+	@echo '  make test STAGE=03     run the steps of 03, then those of 01 and 02 that still hold'
+	@echo '  make ladder            count lines of code, and those that change, against their limits'
+	@echo '  make mistakes          make every known mistake, and check that its step fails (STAGE=03)'
+	@echo '  make bench             measure CPU time per message, relative to a minimal epoll loop'
+	@echo '  make lint              check formatting, warnings and static analysis'
+	@echo '  make clean             remove build/'
 	@echo
 	@echo 'Companion programs, built by make (in brackets the port, unless you give one):'
 	@echo '  build/01-blocking/greeter          greets the client that is being served (8001)'
@@ -72,11 +84,14 @@ bench: all build/bench/plain
 	@tests/bench/bench
 
 demo: all
-	@tests/demo/demo $(firstword $(subst -, ,$(stage)))
+	@tests/demo/demo $(number)
 
-ifdef STAGE
+# A learner's program, or two. Nothing else is built, and the run stops at the first failure.
+ifneq ($(SERVER)$(CLIENT),)
+test: check
+else ifdef STAGE
 test: all
-	@tests/run $(firstword $(subst -, ,$(stage)))
+	@tests/run $(number)
 else
 # The stages run side by side, the slowest first. Each prints its results when it is done.
 test: all
@@ -88,12 +103,20 @@ endif
 $(SUITES:%=test-%): test-%:
 	@tests/run --brief $*
 
-# The script builds what the steps need.
-mistakes:
-	@STAGE=$(firstword $(subst -, ,$(stage))) tests/mistakes/run
+# These build what they need.
+start check hint watch:
+	@tests/exercise/$@ $(number)
 
+mistakes:
+	@STAGE=$(number) tests/mistakes/run
+
+ifdef STAGE
 lesson:
-	@tests/ladder $(firstword $(subst -, ,$(stage)))
+	@tests/ladder $(number)
+else
+lesson:
+	@tests/exercise/lesson
+endif
 
 ladder:
 	@tests/ladder
@@ -104,4 +127,4 @@ lint:
 clean:
 	rm -rf build
 
-.PHONY: all help bench demo test mistakes lesson ladder lint clean $(SUITES:%=test-%)
+.PHONY: all help bench demo start check hint watch test mistakes lesson ladder lint clean $(SUITES:%=test-%)
