@@ -19,7 +19,7 @@ setup() {
     esac
 }
 
-# ---- Many clients ----------------------------------------------------------------------------
+# ---- Core ------------------------------------------------------------------------------------
 
 # log_rests WHEN: fails if the log goes on growing by 1 KiB in 100 ms. (What happened before may still be
 # written down.)
@@ -37,7 +37,7 @@ log_rests() {
     fail_with "$((after - before)) bytes of new log"
 }
 
-@test "02.1 A client that says nothing delays no one" {
+@test "02.1 A client that sends nothing delays no other" {
     start_server
     expected "the second of two clients to be served while the first one is silent"
     because "a call that blocks for one client delays all others. Set O_NONBLOCK on every client's socket and on the listener"
@@ -68,7 +68,21 @@ log_rests() {
     tell @c1..20 shutdown @c1..20 eof
 }
 
-@test "02.3 Clients that come and go leave the others alone" {
+@test "02.3 Two hundred clients connect at once and are all served" {
+    start_server
+    expected "two hundred clients to connect while the server is stopped"
+    because "the kernel completes connections before accept() is called, up to listen()'s backlog. Pass SOMAXCONN"
+    signal_server STOP
+    tell @c1..200 connect
+    expected "the server to serve all two hundred clients when it runs again"
+    because "two hundred connections arrive at once. If yours are in an array, it must have room for all of them"
+    tell @c1..200 send-bytes 100
+    signal_server CONT
+    tell @c1..200 drain
+    tell @c200 exchange 10 @c1 exchange 10
+}
+
+@test "02.4 Clients that come and go leave the others alone" {
     because "a new connection may get the descriptor number of one that was closed. Nothing of the old one may be left, least of all its queue"
     start_server
     expected "the server to serve twenty clients"
@@ -90,42 +104,7 @@ log_rests() {
     tell @f1..10 connect @f1..10 exchange 1000
 }
 
-# bats test_tags=not-edge
-@test "02.4 A call that cannot be done now is made again later" {
-    start_server --faults accept:EAGAIN:1%2,recv:EAGAIN:2%3,send:EAGAIN:2%3
-    expected "two clients to get every byte back, then end of file, while every third recv() and send() fails with EAGAIN"
-    because "EAGAIN means \"not now\". It is neither an error nor end of file, and bytes that send() did not accept stay in the queue"
-    peer @a connect @b connect @a exchange 100K @b exchange 100K @a shutdown eof @b exchange 10 \
-        shutdown eof
-    faults_reached accept recv send
-}
-
-@test "02.5 Two hundred clients come at once and are all served" {
-    start_server
-    expected "two hundred clients to connect while the server is stopped"
-    because "the kernel completes connections before accept() is called, up to listen()'s backlog. Pass SOMAXCONN"
-    signal_server STOP
-    tell @c1..200 connect
-    expected "the server to serve all two hundred clients when it runs again"
-    because "two hundred connections arrive at once. If yours are in an array, it must have room for all of them"
-    tell @c1..200 send-bytes 100
-    signal_server CONT
-    tell @c1..200 drain
-    tell @c200 exchange 10 @c1 exchange 10
-}
-
-# ---- Slow readers ----------------------------------------------------------------------------
-
-@test "02.6 A slow reader delays no one" {
-    start_server
-    expected "other clients to be served while a client that does not read has filled all buffers"
-    because "after send() has failed with EAGAIN, keep the rest in the connection's queue and serve the others. Do not retry in a loop"
-    tell @slow rcvbuf 4K connect fill 64M
-    tell @other connect exchange 64K exchange 10
-    tell @third connect exchange 10 shutdown eof
-}
-
-@test "02.7 A client that never reads costs a bounded number of bytes" {
+@test "02.5 A client that never reads costs a bounded number of bytes" {
     local before i
 
     start_server
@@ -144,7 +123,16 @@ log_rests() {
     fail_with "it grew with each of $i such clients, and by $((REPLY - before)) KiB with the last"
 }
 
-@test "02.8 A slow reader gets everything when it reads at last" {
+@test "02.6 A slow reader delays no other client" {
+    start_server
+    expected "other clients to be served while a client that does not read has filled all buffers"
+    because "after send() has failed with EAGAIN, keep the rest in the connection's queue and serve the others. Do not retry in a loop"
+    tell @slow rcvbuf 4K connect fill 64M
+    tell @other connect exchange 64K exchange 10
+    tell @third connect exchange 10 shutdown eof
+}
+
+@test "02.7 A slow reader gets everything when it reads at last" {
     start_server
     expected "the slow reader to get every byte once and in order, and then to be served as usual"
     because "bytes that send() did not accept must be sent later and in order, before anything newer"
@@ -152,9 +140,7 @@ log_rests() {
     tell drain exchange 10 exchange 64K shutdown eof
 }
 
-# ---- A flood of data, and a shortage of descriptors ------------------------------------------
-
-@test "02.9 A client that floods starves no one" {
+@test "02.8 A client that floods starves no other" {
     # All that the floods have sent waits in the kernel, and each recv() returns 64 bytes of it, so a
     # server that reads until EAGAIN makes 8,192 calls for the first of them. After half of that many
     # the server stops itself (19 is SIGSTOP), so that the load of the machine makes no difference. The
@@ -171,7 +157,29 @@ log_rests() {
     signal_server CONT
 }
 
-@test "02.10 Out of descriptors it serves those that it has, and later those that wait" {
+# bats test_tags=only-02,method
+@test "02.9 It uses a whole core while nothing happens" {
+    start_server
+    expected "the server to use a whole core all the time, which is the price of never waiting"
+    because "the server blocks in a call or takes naps, and then it serves its clients late. In stage 03 it can sleep without that delay"
+    server_burns 100
+    tell connect exchange 10
+    server_burns 100
+}
+
+# ---- Hardening -------------------------------------------------------------------------------
+
+# bats test_tags=not-edge
+@test "02.20 A call that cannot be done now is made again later" {
+    start_server --faults accept:EAGAIN:1%2,recv:EAGAIN:2%3,send:EAGAIN:2%3
+    expected "two clients to get every byte back, then end of file, while every third recv() and send() fails with EAGAIN"
+    because "EAGAIN means \"not now\". It is neither an error nor end of file, and bytes that send() did not accept stay in the queue"
+    peer @a connect @b connect @a exchange 100K @b exchange 100K @a shutdown eof @b exchange 10 \
+        shutdown eof
+    faults_reached accept recv send
+}
+
+@test "02.21 Out of descriptors it serves its clients, and later those that wait" {
     start_server --open-files 64
     expected "20 connected clients to be served while others wait for a free descriptor"
     because "accept() fails with EMFILE. That is no reason to exit or to close a client: keep serving the connected ones"
@@ -187,7 +195,7 @@ log_rests() {
     tell @c61..100 exchange 10
 }
 
-@test "02.11 Out of descriptors with no client to leave, it tries again after a second" {
+@test "02.22 Out of descriptors without clients, it tries again after a second" {
     local calls least_wait=3000000
 
     start_server --faults accept:EMFILE:1
@@ -212,26 +220,37 @@ log_rests() {
     log_rests "while accept() fails"
 }
 
-# ---- At rest ---------------------------------------------------------------------------------
-
-@test "02.12 While nothing happens the log stays as it is" {
+@test "02.23 While nothing happens the log stays as it is" {
     start_server
     tell connect exchange 10
     log_rests "in which the only client is silent"
 }
 
-# bats test_tags=only-02,method
-@test "02.13 It burns a core while nothing happens" {
-    start_server
-    expected "the server to use a whole core all the time, which is the price of never waiting"
-    because "the server blocks in a call or takes naps, and then it serves its clients late. In stage 03 it can sleep without that delay"
-    server_burns 100
-    tell connect exchange 10
-    server_burns 100
+@test "02.24 Newcomers do not wait for one another behind busy clients" {
+    # Every recv() brings one byte, and fifty busy clients have sent 15 each, which takes 15 turns, or 30 if
+    # a turn receives and the next one sends. With one accept() per turn, fewer than 50 newcomers have
+    # been accepted when 40 of them have been served. Then the server stops itself: 50 calls of send() for
+    # the first bytes, 750 for the busy clients, and 40 for newcomers (19 is SIGSTOP).
+    start_server --faults send:sig=19:840,recv:cap=1 -q 0
+    expected "all of sixty newcomers to be accepted when fifty busy clients and forty newcomers have been served"
+    because "with one accept() per turn of the loop, each newcomer waits until all busy clients have been served. Accept up to 64 per turn"
+    tell @busy1..50 connect @busy1..50 exchange 1
+    signal_server STOP
+    tell @new1..60 connect @new1..60 send-bytes 1 @busy1..50 send-bytes 15
+    signal_server CONT
+    wait_until "the server to make 840 calls of send()" server_is_stopped
+    faults_reached send
+    thread_count
+    ((REPLY == 1)) || skip "this server has $REPLY threads, and so no turns"
+    socket_count
+    ((REPLY - sockets_at_start >= 110)) ||
+        fail_with "only $((REPLY - sockets_at_start - 50)) of the 60 newcomers have been accepted"
+    signal_server CONT
+    tell @new1..60 drain
 }
 
 # bats test_tags=wording
-@test "02.14 The log tells when a queue is empty, and once that descriptors ran out" {
+@test "02.25 The log tells when a queue is empty, and of a shortage once" {
     local client line
 
     start_server
@@ -263,13 +282,13 @@ log_rests() {
     wait_for_log "$line"$'\n' 2
 }
 
-# ---- The client ------------------------------------------------------------------------------
+# ---- Client ----------------------------------------------------------------------------------
 
 # A connect() within one machine succeeds or fails at once. Only an injected EINPROGRESS makes the
 # client ask for the result.
 
 # bats test_tags=client
-@test "02.15 The client goes on when connect() is still under way" {
+@test "02.40 The client goes on when connect() is still under way" {
     start_server
     expected "exit status 0 although connect() fails with EINPROGRESS"
     because "EINPROGRESS means that the kernel goes on connecting. The socket becomes writable when that is done"
@@ -279,7 +298,7 @@ log_rests() {
 }
 
 # bats test_tags=client
-@test "02.16 The client says why a connect that was under way has failed" {
+@test "02.41 The client says why a connect that was under way has failed" {
     expected "exit status 1, and an error message that says \"refused\""
     because "a socket also becomes writable when connecting has failed. getsockopt() with SO_ERROR returns the reason, and only once"
     serve -b hold
@@ -289,7 +308,7 @@ log_rests() {
 }
 
 # bats test_tags=only-02,client,wording
-@test "02.17 The client tells how often it asked in vain" {
+@test "02.42 The client tells how often it asked in vain" {
     expected "exit status 0, and a line that says how often the client asked \"in vain\" while the server took 100 ms to answer"
     because "every call that fails with EAGAIN was made in vain. Count these calls, and print the sum at the end"
     serve accept expect hello pause 100 send hello eof close
@@ -299,29 +318,4 @@ log_rests() {
     read_all "$client_out"
     [[ $REPLY =~ (in vain[^0-9]*)([0-9]+) ]] && ((BASH_REMATCH[2] > 10)) ||
         fail_with "no number greater than 10 after \"in vain\""
-}
-
-# ---- Newcomers -------------------------------------------------------------------------------
-
-@test "02.18 Newcomers do not wait for one another behind busy clients" {
-    # Every recv() brings one byte, and fifty busy clients have sent 15 each, which takes 15 turns, or 30 if
-    # a turn receives and the next one sends. With one accept() per turn, fewer than 50 newcomers have
-    # been accepted when 40 of them have been served. Then the server stops itself: 50 calls of send() for
-    # the first bytes, 750 for the busy clients, and 40 for newcomers (19 is SIGSTOP).
-    start_server --faults send:sig=19:840,recv:cap=1 -q 0
-    expected "all of sixty newcomers to be accepted when fifty busy clients and forty newcomers have been served"
-    because "with one accept() per turn of the loop, each newcomer waits until all busy clients have been served. Accept up to 64 per turn"
-    tell @busy1..50 connect @busy1..50 exchange 1
-    signal_server STOP
-    tell @new1..60 connect @new1..60 send-bytes 1 @busy1..50 send-bytes 15
-    signal_server CONT
-    wait_until "the server to make 840 calls of send()" server_is_stopped
-    faults_reached send
-    thread_count
-    ((REPLY == 1)) || skip "this server has $REPLY threads, and so no turns"
-    socket_count
-    ((REPLY - sockets_at_start >= 110)) ||
-        fail_with "only $((REPLY - sockets_at_start - 50)) of the 60 newcomers have been accepted"
-    signal_server CONT
-    tell @new1..60 drain
 }

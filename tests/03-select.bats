@@ -11,9 +11,24 @@
 # shellcheck disable=SC2154 # the helper sets $port, $host, $server_log ...
 load lib/helper
 
-# ---- Ready clients are served ----------------------------------------------------------------
+# ---- Core ------------------------------------------------------------------------------------
 
-@test "03.1 Whoever is ready is served, in any order" {
+@test "03.1 It sleeps while its clients send nothing" {
+    local before
+
+    start_server
+    expected "the server to use less than a fifth of a core and to wake up at most 20 times while its 20 clients are silent"
+    because "an idle socket is almost always writable. Watch a socket for writing only while its queue holds something"
+    tell @c1..20 connect @c1..20 exchange 10
+    wakeups
+    before=$REPLY
+    server_sleeps 200
+    wakeups
+    ((REPLY - before <= 20)) || fail_with "$((REPLY - before)) wake-ups while all clients were silent"
+    tell @c1..20 exchange 10
+}
+
+@test "03.2 Every client that is ready is served, in any order" {
     because "select() overwrites its sets, so fill them again before each call. Its first argument is the highest descriptor plus one"
     start_server
     expected "five clients to be served three times each, in changing order"
@@ -27,7 +42,7 @@ load lib/helper
     tell @c1..5 drain @d1..5 drain
 }
 
-@test "03.2 The newest client is served as soon as it speaks" {
+@test "03.3 The newest client is served as soon as it sends" {
     because "select() watches only descriptors below its first argument, which must therefore be the highest descriptor plus one"
     start_server
     expected "each client to be served before the next one connects, and again afterwards"
@@ -35,7 +50,7 @@ load lib/helper
         @b exchange 10 @c exchange 10
 }
 
-@test "03.3 Clients may leave in any order" {
+@test "03.4 Clients may leave in any order" {
     because "a closed descriptor that stays in a set makes select() fail with EBADF; and the highest descriptor may have changed"
     start_server
     expected "the remaining clients to be served after others have left, the newest or the oldest"
@@ -45,23 +60,6 @@ load lib/helper
     tell @d1..3 connect @d1..3 exchange 10 @c2 exchange 10 @c4 close @c5 close @d3 close
     tell @c2 exchange 10 @d1 exchange 10 @c2 close @d1 close @d2 exchange 10
     tell @d2 close @e connect exchange 10
-}
-
-# ---- It sleeps -------------------------------------------------------------------------------
-
-@test "03.4 It sleeps while its clients say nothing" {
-    local before
-
-    start_server
-    expected "the server to use less than a fifth of a core and to wake up at most 20 times while its 20 clients are silent"
-    because "an idle socket is almost always writable. Watch a socket for writing only while its queue holds something"
-    tell @c1..20 connect @c1..20 exchange 10
-    wakeups
-    before=$REPLY
-    server_sleeps 200
-    wakeups
-    ((REPLY - before <= 20)) || fail_with "$((REPLY - before)) wake-ups while all clients were silent"
-    tell @c1..20 exchange 10
 }
 
 @test "03.5 It sleeps while a slow reader does not read" {
@@ -150,7 +148,9 @@ be_slow_reader() {
     wait_until "the server to close the connection that was reset" sockets_are_closed
 }
 
-@test "03.8 It sleeps when out of descriptors" {
+# ---- Hardening -------------------------------------------------------------------------------
+
+@test "03.20 It sleeps when out of descriptors" {
     start_server --open-files 64
     expected "the server to use less than a fifth of a core while clients wait for a free descriptor"
     because "clients that cannot be accepted keep the listener readable. Stop watching it until a client leaves or a second has passed"
@@ -164,7 +164,7 @@ be_slow_reader() {
     tell @c61..100 exchange 10
 }
 
-@test "03.9 It sleeps when there is no memory for one more client" {
+@test "03.21 It sleeps when there is no memory for one more client" {
     local error
 
     because "ENFILE, ENOBUFS and ENOMEM from accept() are shortages like EMFILE. Stop watching the listener until they may have passed"
@@ -180,10 +180,8 @@ be_slow_reader() {
     done
 }
 
-# ---- What select() does not promise ----------------------------------------------------------
-
 # bats test_tags=not-edge
-@test "03.10 Readiness that turns out false holds up no one" {
+@test "03.22 Readiness that turns out false delays no client" {
     local call hits=0
 
     # The first call must wait for a client, so the rule begins with the second. It ends with the 40th.
@@ -200,7 +198,7 @@ be_slow_reader() {
     ((hits > 0)) || skip "faults.so cannot intercept select, poll or epoll_wait in this server (or its events are edge-triggered)"
 }
 
-@test "03.11 An urgent byte is read beside the stream" {
+@test "03.23 An urgent byte is read beside the stream" {
     start_server --faults "$counting"
     expected "all bytes of the stream to come back, and the server to sleep, after an urgent byte"
     because "the third set reports an urgent byte until recv() with MSG_OOB reads it. It is neither an error nor end of file"
@@ -239,7 +237,7 @@ fd_count_is_at_most() {
 }
 
 # bats test_tags=only-03,method
-@test "03.12 A client past FD_SETSIZE is refused, and nobody else notices" {
+@test "03.24 A client past FD_SETSIZE is refused, and no other notices" {
     local most
 
     start_server --open-files 2000
@@ -261,10 +259,46 @@ fd_count_is_at_most() {
     server_sleeps
 }
 
-# ---- The log ---------------------------------------------------------------------------------
+accepted_or_ended() {
+    has_ended "$server_pid" || has_a_client
+}
+
+# Has the server called one of those that wait for events, as far as faults.so sees it?
+wait_was_made() {
+    local call
+
+    for call in select poll epoll_wait; do
+        fault_calls "$call"
+        ((REPLY == 0)) || return 0
+    done
+    return 1
+}
+
+# bats test_tags=only-03,method
+@test "03.25 A listener past FD_SETSIZE ends the server at its start" {
+    refuses_high_listener "the server" "${server_command[*]}"
+}
+
+@test "03.26 A wait that can never succeed ends the server" {
+    local lines
+
+    start_server --faults select:EINVAL:2+,poll:EINVAL:2+,epoll_wait:EINVAL:2+ -q 0
+    expected "exit status 1 when every wait for events fails with EINVAL"
+    because "only EINTR is a reason to wait again. Any other error of select(), poll() or epoll_wait() comes back every time, and the loop spins"
+    # Its first wait ends when a client connects. A server with blocking calls does not wait in this way.
+    serve_one_client
+    await accepted_or_ended || :
+    wait_was_made || skip "faults.so sees no select, poll or epoll_wait of this server"
+    server_ends 1
+    expected "one message, not one per turn of the loop"
+    because "a line per failed call fills the disk. Print the error once, and exit(1)"
+    lines=$(wc -l <"$server_log")
+    ((lines >= 2)) || fail_with "no message"
+    ((lines <= 20)) || fail_with "$lines lines in the log"
+}
 
 # bats test_tags=wording
-@test "03.13 The log tells when it waits, of urgent bytes, and whom it refuses" {
+@test "03.27 The log tells of waits, urgent bytes and refused clients" {
     local client
 
     start_server --open-files 2000
@@ -286,7 +320,7 @@ fd_count_is_at_most() {
     fi
 }
 
-# ---- The client ------------------------------------------------------------------------------
+# ---- Client ----------------------------------------------------------------------------------
 
 client_has_said() {
     read_all "$client_out"
@@ -318,7 +352,7 @@ read_lines_of() {
 }
 
 # bats test_tags=only-03,client
-@test "03.14 The client talks on two connections, on each in the walkthrough's order" {
+@test "03.40 The client talks on two connections, in order on each" {
     local name names message wanted=''
 
     for message in 'This is the message. ' 'It will be sent ' 'in parts.'; do
@@ -338,7 +372,7 @@ read_lines_of() {
 }
 
 # bats test_tags=only-03,client
-@test "03.15 The client reads from whichever connection is ready" {
+@test "03.41 The client reads from whichever connection is ready" {
     # The played server answers on the first connection after a third has come, which the test opens.
     serve @a accept @b accept @a expect hello @b expect hello send hello \
         @go accept @a send hello eof close @b eof close
@@ -352,7 +386,7 @@ read_lines_of() {
 }
 
 # bats test_tags=only-03,client
-@test "03.16 The client sleeps while it waits" {
+@test "03.42 The client sleeps while it waits" {
     serve @a accept @b accept @a expect hello @b expect hello @go accept @a send hello \
         @b send hello @a eof close @b eof close
     expected "the client to use less than a fifth of a core while it waits for an answer"
@@ -366,7 +400,7 @@ read_lines_of() {
 }
 
 # bats test_tags=only-03,client
-@test "03.17 The client opens as many connections as it is told to" {
+@test "03.43 The client opens as many connections as it is told to" {
     local names
 
     start_server --faults "$counting"
@@ -381,7 +415,7 @@ read_lines_of() {
 }
 
 # bats test_tags=only-03,client
-@test "03.18 The client says so when it cannot have as many connections" {
+@test "03.44 The client says so when it cannot have as many connections" {
     local bad
 
     start_server --faults "$counting"
@@ -422,7 +456,7 @@ join() {
 }
 
 # bats test_tags=only-03,companion
-@test "03.19 What one says in the chat room, all the others hear" {
+@test "chat.1 What one guest says, all the others hear" {
     because "what recv() returns goes into the queue of every connection except the speaker's own"
     start_chat
     expected "each new guest to be announced to everyone in the room, with an address and the number of clients"
@@ -453,7 +487,7 @@ join() {
 }
 
 # bats test_tags=only-03,companion
-@test "03.20 The chat room passes on whole lines" {
+@test "chat.2 Whole lines are passed on" {
     local long much before i
 
     printf -v long '%01023d' 7
@@ -489,7 +523,7 @@ join() {
 }
 
 # bats test_tags=only-03,companion
-@test "03.21 What a client said before its reset is still passed on" {
+@test "chat.3 What a guest said before a reset is still passed on" {
     local i said='' heard=''
 
     start_chat
@@ -508,7 +542,7 @@ join() {
 }
 
 # bats test_tags=only-03,companion
-@test "03.22 No control byte from the chat room reaches a terminal" {
+@test "chat.4 No control byte reaches a terminal" {
     local code sent='' shown=''
 
     because "terminals obey control characters. Pass on what is printable, and escape the rest"
@@ -543,7 +577,7 @@ join() {
 }
 
 # bats test_tags=only-03,companion
-@test "03.23 Who does not listen is put out of the chat room, and delays nobody" {
+@test "chat.5 A guest who does not read is put out, and delays no one" {
     local round ends lines before open
 
     because "send() must not block, and each guest needs a queue of its own. Disconnect a guest whose queue is full"
@@ -590,7 +624,7 @@ join() {
 }
 
 # bats test_tags=only-03,companion
-@test "03.24 Two hundred talk in the chat room" {
+@test "chat.6 Two hundred guests talk" {
     local i count=200 heard='' steps=()
 
     because "a new guest is announced to itself and to everyone in the room, and all queues get the same lines in the same order"
@@ -622,7 +656,7 @@ join() {
 }
 
 # bats test_tags=only-03,companion
-@test "03.25 The chat room ends in good order" {
+@test "chat.7 The room closes in good order" {
     local signal much began
 
     printf -v much '%030000d' 7
@@ -663,7 +697,7 @@ took_at_most() {
 }
 
 # bats test_tags=only-03,companion
-@test "03.26 A signal ends the chat room whenever it comes" {
+@test "chat.8 A signal closes the room whenever it comes" {
     local signal turn i steps
 
     because "a signal between the check of the flag and select() is missed. Block the signals, and let pselect() unblock them while it waits"
@@ -699,7 +733,7 @@ took_at_most() {
 }
 
 # bats test_tags=only-03,companion
-@test "03.27 The chat room goes on when descriptors run out" {
+@test "chat.9 The room goes on when descriptors run out" {
     local room
 
     because "while accept() has no free descriptor, the listener stays ready. Stop watching it until a guest leaves or a second has passed"
@@ -734,7 +768,7 @@ took_at_most() {
 }
 
 # bats test_tags=only-03,companion
-@test "03.28 The chat room bears what a bad day brings" {
+@test "chat.10 The room goes on through short, interrupted and failed calls" {
     local faults
 
     start_chat
@@ -771,6 +805,19 @@ took_at_most() {
     faults_reached send
 }
 
+# bats test_tags=only-03,companion
+@test "chat.11 chat.c and two-ports.c, too, end for an error that will not pass" {
+    local program command_line
+
+    for program in chat two-ports; do
+        build_program 03-select/$program
+        command_line=$REPLY
+        ends_for_an_error $program "$command_line" accept:EINVAL:1+
+        ends_for_an_error $program "$command_line" select:EINVAL:2+
+        refuses_high_listener $program "$command_line"
+    done
+}
+
 # ---- two-ports.c -----------------------------------------------------------------------------
 
 # start_two_ports [OPTION]... [PORT]...: starts two-ports.c; ports[1] and so on are its ports
@@ -786,7 +833,7 @@ start_two_ports() {
 }
 
 # bats test_tags=only-03,companion
-@test "03.29 A server may listen on several ports" {
+@test "two-ports.1 A server may listen on several ports" {
     because "a listening socket is a descriptor like any other. Put all of them into one set, and call select() once for all"
     start_two_ports -q 0 0 0
     expected "three ports, each in a line of its own, and then the number of listening sockets"
@@ -804,7 +851,7 @@ start_two_ports() {
 }
 
 # bats test_tags=only-03,companion
-@test "03.30 Hello is said only to those that select() finds ready for it" {
+@test "two-ports.2 A client gets its hello only when select() reports it as writable" {
     because "a client that has sent something moves from the read set to the write set, and is answered only when that set reports it"
     start_two_ports --faults select:ready-read -q 0 0
     expected "no hello, and no more to be read, while select() reports no client as writable"
@@ -824,7 +871,7 @@ start_two_ports() {
 }
 
 # bats test_tags=only-03,companion
-@test "03.31 It wakes each second, with nothing to do, and sleeps between" {
+@test "two-ports.3 It wakes each second, with nothing to do, and sleeps in between" {
     local began
     local none_ready=$'ready to be read: none\nready to be answered: none\n'
 
@@ -851,7 +898,7 @@ start_two_ports() {
 }
 
 # bats test_tags=only-03,companion
-@test "03.32 A server with several ports bears a lack of descriptors" {
+@test "two-ports.4 It goes on when descriptors run out" {
     because "while accept() has no free descriptor, every listener stays ready. Stop watching all of them for a while"
     expected "the server to serve its clients and to sleep while others wait for a free descriptor, and to log the shortage once"
     start_two_ports --open-files 12 -q 0 0
@@ -862,57 +909,4 @@ start_two_ports() {
     log_has "out of descriptors: accept" 3 && fail_with "the log repeats the line \"out of descriptors: accept\""
     expected "the last client to be accepted when the first ones have left"
     tell @c1..6 close @c12 send 'x' expect 'hello\n'
-}
-
-# ---- Errors of the server's own --------------------------------------------------------------
-
-@test "03.33 A wait that can never succeed ends the server" {
-    local lines
-
-    start_server --faults select:EINVAL:2+,poll:EINVAL:2+,epoll_wait:EINVAL:2+ -q 0
-    expected "exit status 1 when every wait for events fails with EINVAL"
-    because "only EINTR is a reason to wait again. Any other error of select(), poll() or epoll_wait() comes back every time, and the loop spins"
-    # Its first wait ends when a client connects. A server with blocking calls does not wait in this way.
-    serve_one_client
-    await accepted_or_ended || :
-    wait_was_made || skip "faults.so sees no select, poll or epoll_wait of this server"
-    server_ends 1
-    expected "one message, not one per turn of the loop"
-    because "a line per failed call fills the disk. Print the error once, and exit(1)"
-    lines=$(wc -l <"$server_log")
-    ((lines >= 2)) || fail_with "no message"
-    ((lines <= 20)) || fail_with "$lines lines in the log"
-}
-
-accepted_or_ended() {
-    has_ended "$server_pid" || has_a_client
-}
-
-# Has the server called one of those that wait for events, as far as faults.so sees it?
-wait_was_made() {
-    local call
-
-    for call in select poll epoll_wait; do
-        fault_calls "$call"
-        ((REPLY == 0)) || return 0
-    done
-    return 1
-}
-
-# bats test_tags=only-03,method
-@test "03.34 A listener that select() cannot watch ends the server at its start" {
-    refuses_high_listener "the server" "${server_command[*]}"
-}
-
-# bats test_tags=only-03,companion
-@test "03.35 chat.c and two-ports.c, too, end for an error that will not pass" {
-    local program command_line
-
-    for program in chat two-ports; do
-        build_program 03-select/$program
-        command_line=$REPLY
-        ends_for_an_error $program "$command_line" accept:EINVAL:1+
-        ends_for_an_error $program "$command_line" select:EINVAL:2+
-        refuses_high_listener $program "$command_line"
-    done
 }

@@ -10,9 +10,9 @@
 # shellcheck disable=SC2030,SC2031,SC2034,SC2154 # the helper sets and reads what is here
 load lib/helper
 
-# ---- Any number of clients -------------------------------------------------------------------
+# ---- Core ------------------------------------------------------------------------------------
 
-@test "04.1 More clients than select could watch are served" {
+@test "04.1 More clients than select() can watch are served" {
     needs_open_files 1200
     start_server --open-files 1200 -q 0
     expected "1,100 clients to be served, including those whose descriptors are above FD_SETSIZE (1024)"
@@ -23,7 +23,7 @@ load lib/helper
     tell @c1..1100 reset
 }
 
-@test "04.2 Two thousand clients that speak at once get their own bytes" {
+@test "04.2 Two thousand clients that send at once get their own bytes" {
     local first
 
     needs_open_files 2100
@@ -50,8 +50,6 @@ load lib/helper
     done
     tell @c1001..2000 reset @d1..500 reset
 }
-
-# ---- Removing entries from the array ---------------------------------------------------------
 
 @test "04.3 The neighbours of a client that left get their own bytes" {
     local round one two three
@@ -90,7 +88,7 @@ load lib/helper
     server_sleeps
 }
 
-@test "04.5 What is watched is no longer than what is open" {
+@test "04.5 It watches no more descriptors than are open" {
     local round
 
     start_server --open-files 64 -q 0
@@ -104,9 +102,7 @@ load lib/helper
     server_sleeps
 }
 
-# ---- Hang-ups --------------------------------------------------------------------------------
-
-@test "04.6 A reset while only writability is waited for closes that client, and nobody spins" {
+@test "04.6 A reset while the server waits only to write closes that client alone" {
     start_server
     expected "the server to close clients that reset while it owes them data, and to sleep before and after"
     because "POLLHUP and POLLERR appear in revents even if events is 0, on every poll() until you close() the socket"
@@ -120,8 +116,10 @@ load lib/helper
     wait_until "the server to close the sockets of all clients" sockets_are_closed
 }
 
+# ---- Hardening -------------------------------------------------------------------------------
+
 # bats test_tags=wording
-@test "04.7 The log tells a hang-up from an end of file, and what came before it" {
+@test "04.20 The log tells a hang-up from an end of file, and what came before it" {
     local client
 
     start_server
@@ -150,9 +148,7 @@ load lib/helper
     wait_for_log "closing $client after receiving HUP: Connection reset by peer"$'\n'
 }
 
-# ---- The client ------------------------------------------------------------------------------
-#
-# The client reads from a pipe, $input, which stays open until end_input.
+# ---- Client ----------------------------------------------------------------------------------
 
 start_client_on_pipe() {
     mkfifo "$BATS_TEST_TMPDIR/input"
@@ -175,7 +171,7 @@ same_bytes() {
 }
 
 # bats test_tags=only-04,client
-@test "04.8 The client is a pipe to the server" {
+@test "04.40 The client is a pipe to the server" {
     start_server
     expected "the client to send what it reads from standard input and to print the echo on standard output at once"
     because "poll() must watch standard input and the socket together, and printf() would keep the echo in a buffer"
@@ -191,7 +187,7 @@ same_bytes() {
 }
 
 # bats test_tags=only-04,client
-@test "04.9 An input that ends at once is no error" {
+@test "04.41 An input that ends at once is no error" {
     start_server
     expected "exit status 0 and no output when standard input is a pipe that closes before a byte is written"
     because "poll() reports POLLHUP without POLLIN for an empty pipe whose writer has closed it: poll(2)"
@@ -206,7 +202,7 @@ same_bytes() {
 }
 
 # bats test_tags=only-04,client
-@test "04.10 What is still in the pipe when its writer has left is not lost" {
+@test "04.42 What is still in the pipe when its writer has left is not lost" {
     start_server -q 0
     expected "the echo of all 60,000 bytes that were still in the pipe when its writer closed it"
     because "poll() reports POLLIN and POLLHUP together: go on reading until read() returns 0"
@@ -223,7 +219,7 @@ same_bytes() {
 }
 
 # bats test_tags=only-04,client
-@test "04.11 At the end of its input the client half-closes, and waits for the rest" {
+@test "04.43 At the end of its input the client half-closes, and waits for the rest" {
     serve accept expect 'hello' eof send 'hel' pause 50 send 'lo' close
     expected "the client to send end of file, then to print all of the echo, and to exit with status 0"
     because "shutdown(SHUT_WR) ends one direction only (half-close): the rest of the echo is still to be read"
@@ -236,7 +232,7 @@ same_bytes() {
 }
 
 # bats test_tags=only-04,client
-@test "04.12 Sixteen megabytes go through, from a file and from a pipe" {
+@test "04.44 Sixteen megabytes go through, from a file and from a pipe" {
     local bytes=$BATS_TEST_TMPDIR/bytes
 
     head -c 16M /dev/urandom >"$bytes"
@@ -283,7 +279,7 @@ both_sleep() {
 }
 
 # bats test_tags=only-04,client
-@test "04.13 If nobody reads its output the client stops reading its input" {
+@test "04.45 If its output is not read, the client stops reading its input" {
     local bytes=$BATS_TEST_TMPDIR/bytes six=$BATS_TEST_TMPDIR/six seconds output i
 
     # The four socket buffers between input and output may grow to 72 MiB (tcp_rmem and tcp_wmem).
@@ -320,7 +316,7 @@ both_sleep() {
 }
 
 # bats test_tags=only-04,client
-@test "04.14 The client sleeps while it waits, also when its input has ended" {
+@test "04.46 The client sleeps while it waits, also when its input has ended" {
     serve accept expect 'hello' eof hold
     expected "the client to sleep while it waits for the echo"
     because "a socket is almost always writable: ask for POLLOUT only when there is something to send"
@@ -338,7 +334,7 @@ both_sleep() {
 }
 
 # bats test_tags=only-04,client
-@test "04.15 A server that leaves ends the client, while its input stays open" {
+@test "04.47 A server that leaves ends the client, while its input stays open" {
     because "a client blocked in read() on its input does not see that the connection has ended: poll() both"
     start_server
     expected "exit status 1, and the reason on standard error, when the server is killed"
@@ -366,7 +362,7 @@ both_sleep() {
 }
 
 # bats test_tags=only-04,client
-@test "04.16 The client says so when the server answers too little or too much" {
+@test "04.48 The client says so when the server answers too little or too much" {
     local input=$BATS_TEST_TMPDIR/hello
 
     printf hello >"$input"
@@ -393,7 +389,7 @@ fd_flags() {
 }
 
 # bats test_tags=only-04,client
-@test "04.17 The client leaves its input and output as they were" {
+@test "04.49 The client leaves its input and output as they were" {
     local fd
 
     start_server
@@ -411,7 +407,7 @@ fd_flags() {
 }
 
 # bats test_tags=only-04,client
-@test "04.18 The client goes on after interrupted and short calls" {
+@test "04.50 The client goes on after interrupted and short calls" {
     local bytes=$BATS_TEST_TMPDIR/bytes
 
     head -c 10000 /dev/urandom >"$bytes"
@@ -428,7 +424,7 @@ fd_flags() {
 }
 
 # bats test_tags=only-04,client
-@test "04.19 The client refuses what it cannot do" {
+@test "04.51 The client refuses what it cannot do" {
     local bad
 
     expected "exit status 1, and \"refused\" on standard error, when no server listens on the port"
@@ -485,7 +481,7 @@ row() {
 }
 
 # bats test_tags=only-04,companion
-@test "04.20 What poll, select and epoll report is what the kernel does" {
+@test "revents.1 What poll, select and epoll report is what the kernel does" {
     because "another kernel may report other events: then its table is right, so change the README and this test"
     table
     row "connected, nothing to read" OUT write OUT
@@ -512,7 +508,7 @@ row() {
 }
 
 # bats test_tags=only-04,companion
-@test "04.21 The table in the walkthrough is that of this kernel" {
+@test "revents.2 The table in the walkthrough is that of this kernel" {
     local readme
 
     because "the README is out of date: copy what \`revents --markdown\` prints between its <!-- revents --> marks"
@@ -526,7 +522,7 @@ row() {
 }
 
 # bats test_tags=only-04,companion
-@test "04.22 The table comes out the same, time and again" {
+@test "revents.3 The table comes out the same, time and again" {
     local first i
 
     because "revents must wait until the kernel reports what the other end has done, before it prints the row"

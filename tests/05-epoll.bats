@@ -10,23 +10,7 @@
 # shellcheck disable=SC2030,SC2031,SC2034,SC2154 # the helper sets and reads what is here
 load lib/helper
 
-# ---- Thousands of clients --------------------------------------------------------------------
-
-@test "05.1 Eight thousand clients are all served" {
-    needs_open_files 8200
-    start_server --open-files 8200 -q 0
-    expected "8,000 clients to connect, and each to get its own echo when all of them send at the same time"
-    because "epoll has no limit of its own: look for a table of fixed size, or a loop over all connections"
-    tell @c1..8000 connect
-    signal_server STOP
-    tell @c1..8000 send-bytes 10
-    signal_server CONT
-    tell @c1..8000 drain
-    expected "the server to sleep while the 8,000 clients are silent, and to close all of them when they leave"
-    server_sleeps
-    tell @c1..8000 reset
-    wait_until "the server to close their sockets" sockets_are_closed
-}
+# ---- Core ------------------------------------------------------------------------------------
 
 # Puts the server and the test's clients on one core, if taskset is installed. On two cores the server
 # has to wake the other core now and then, which costs ten times as much as a message.
@@ -61,7 +45,7 @@ least_run_time() {
     REPLY=$((least > 0 ? least : 1))
 }
 
-@test "05.2 An event costs the same beside five thousand silent clients" {
+@test "05.1 An event costs the same beside five thousand idle clients" {
     local alone last
 
     needs_open_files 5200
@@ -82,9 +66,23 @@ least_run_time() {
     tell @idle1..5000 reset
 }
 
-# ---- Fairness --------------------------------------------------------------------------------
+@test "05.2 Eight thousand clients are all served" {
+    needs_open_files 8200
+    start_server --open-files 8200 -q 0
+    expected "8,000 clients to connect, and each to get its own echo when all of them send at the same time"
+    because "epoll has no limit of its own: look for a table of fixed size, or a loop over all connections"
+    tell @c1..8000 connect
+    signal_server STOP
+    tell @c1..8000 send-bytes 10
+    signal_server CONT
+    tell @c1..8000 drain
+    expected "the server to sleep while the 8,000 clients are silent, and to close all of them when they leave"
+    server_sleeps
+    tell @c1..8000 reset
+    wait_until "the server to close their sockets" sockets_are_closed
+}
 
-@test "05.3 Three greedy clients do not hold up a quiet one" {
+@test "05.3 Three greedy clients do not delay a quiet one" {
     # What the greedy clients have sent waits in the kernel, and each recv() returns 64 bytes of it, so
     # serving one of them to the end takes 8,192 calls. After half of all those calls the server stops
     # itself (19 is SIGSTOP), so the load of the machine makes no difference. (A turn of several calls,
@@ -102,10 +100,8 @@ least_run_time() {
     tell @greedy1..3 drain
 }
 
-# ---- Changing the kernel's list --------------------------------------------------------------
-
 # bats test_tags=method
-@test "05.4 While small messages go back and forth epoll_ctl() is not called" {
+@test "05.4 Small messages go back and forth without a call of epoll_ctl()" {
     local before
 
     start_server --faults epoll_ctl:EINTR:1000000 -q 0 # only counts: no call fails before the millionth
@@ -131,10 +127,10 @@ least_run_time() {
     server_sleeps
 }
 
-# ---- The log ---------------------------------------------------------------------------------
+# ---- Hardening -------------------------------------------------------------------------------
 
 # bats test_tags=wording
-@test "05.5 The log tells that a queue is empty only when something had been left over" {
+@test "05.20 The log reports an empty queue only after something was left over" {
     local client
 
     start_server
@@ -152,7 +148,7 @@ least_run_time() {
     wait_for_log "output queue for $client is empty"$'\n'
 }
 
-# ---- The client ------------------------------------------------------------------------------
+# ---- Client ----------------------------------------------------------------------------------
 
 # Takes apart what the client prints on standard output: $messages, $rate (per second), $elapsed (ms),
 # $p50 $p99 $p999 $longest (us).
@@ -179,7 +175,7 @@ read_figures() {
 }
 
 # bats test_tags=only-05,client
-@test "05.6 The client sends as many messages as it is told to, and no more" {
+@test "05.40 The client sends as many messages as it is told to, and no more" {
     local messages rate elapsed p50 p99 p999 longest
 
     start_server --faults recv:cap=1000000 -q 0 # only counts: no recv() returns as much
@@ -201,7 +197,7 @@ read_figures() {
 }
 
 # bats test_tags=only-05,client
-@test "05.7 The client's figures are true" {
+@test "05.41 The client's figures are true" {
     local messages rate elapsed p50 p99 p999 longest expected_rate script=(accept) i
 
     # The first message tests the connection. Of the other 200, five come back 50 ms late, and one 400 ms.
@@ -259,7 +255,7 @@ server_has_woken_up() {
 }
 
 # bats test_tags=only-05,client
-@test "05.8 The client finds an echo that is wrong" {
+@test "05.42 The client finds an echo that is wrong" {
     expected "exit status 1, and the reason on standard error, when the bytes that come back differ from those sent"
     because "counting bytes is not enough: compare each one with the byte that was sent at its place in the stream"
     # The second reply is for a client that has believed the first.
@@ -273,7 +269,7 @@ server_has_woken_up() {
 }
 
 # bats test_tags=only-05,client
-@test "05.9 The client says so when the server leaves" {
+@test "05.43 The client says so when the server leaves" {
     because "figures from a run that was cut off mean nothing: report what happened, and exit with status 1"
     expected "exit status 1, and the reason on standard error, when the server closes the connection"
     serve accept expect-any close hold
@@ -301,7 +297,7 @@ server_has_woken_up() {
 }
 
 # bats test_tags=only-05,client
-@test "05.10 The client says at once when it cannot have as many connections" {
+@test "05.44 The client says at once when it cannot open that many connections" {
     local bad
 
     serve no-accept 300
@@ -322,7 +318,7 @@ server_has_woken_up() {
 }
 
 # bats test_tags=only-05,client
-@test "05.11 A server that never answers ends the client" {
+@test "05.45 A server that never answers ends the client" {
     serve accept hold
     expected "exit status 1, and the reason on standard error, after about 5 s without an echo"
     because "connect() succeeds once the kernel has completed the handshake: only an echo shows that the server works"
@@ -332,7 +328,7 @@ server_has_woken_up() {
     client_complains "?"
 }
 
-# ---- edge.c: edge-triggered, each change is reported once ------------------------------------
+# ---- edge.c ----------------------------------------------------------------------------------
 
 start_edge() {
     build_program 05-epoll/edge
@@ -340,7 +336,7 @@ start_edge() {
 }
 
 # bats test_tags=only-05,companion
-@test "05.12 edge: what came at once is read to its end" {
+@test "edge.1 Bytes that came at once are read to their end" {
     start_edge
     expected "the echo of 256 KiB that arrived while the server was stopped, although nothing follows them"
     because "an edge-triggered event comes once per change: call recv() until EAGAIN, or the rest is never read"
@@ -356,7 +352,7 @@ start_edge() {
 }
 
 # bats test_tags=only-05,companion
-@test "05.13 edge: what came in one report with its end of file is answered, and closed" {
+@test "edge.2 Bytes that came with their end of file are echoed, and the connection is closed" {
     start_edge
     expected "the echo, then end of file, for a client that sent and half-closed while the server was stopped"
     because "a short recv() does not mean that nothing is left: end of file may follow, so read until 0 or EAGAIN"
@@ -367,7 +363,7 @@ start_edge() {
 }
 
 # bats test_tags=only-05,companion
-@test "05.14 edge: all who connected at once are accepted" {
+@test "edge.3 All clients that connected at once are accepted" {
     start_edge
     expected "100 clients that connected while the server was stopped to be served, although no other one connects"
     because "one edge-triggered event may stand for a hundred connections: call accept() until it fails with EAGAIN, in this turn of the loop or in later ones"
@@ -378,7 +374,7 @@ start_edge() {
 }
 
 # bats test_tags=only-05,companion
-@test "05.15 edge: input that came while a reply was owed is not forgotten" {
+@test "edge.4 Input that came while echo was owed is not forgotten" {
     start_edge
     expected "every byte to come back to a client that sent until all buffers were full, and only then began to read"
     because "input that arrived while the queue was full is not reported again: remember it, and recv() when it is empty"
@@ -388,7 +384,7 @@ start_edge() {
 }
 
 # bats test_tags=only-05,companion
-@test "05.16 edge: those who waited for a descriptor are accepted when there is one" {
+@test "edge.5 Clients that waited for a descriptor are accepted when there is one" {
     start_edge --open-files 32
     expected "clients that wait for a descriptor to be served when others have left, without a new connection"
     because "each connection was reported once, when it arrived: remember that some still wait, and call accept() again"
@@ -403,7 +399,7 @@ start_edge() {
 }
 
 # bats test_tags=only-05,companion
-@test "05.17 edge: a call that a signal interrupted is made again" {
+@test "edge.6 An interrupted call is made again" {
     start_edge --faults accept:EINTR:1%2,recv:EINTR:1%3,send:EINTR:2%3,epoll_wait:EINTR:2%3
     expected "two clients to be accepted and served although every third call is interrupted"
     because "EINTR, unlike EAGAIN, does not mean that nothing is left: call again, because no new event will come"
@@ -415,7 +411,7 @@ start_edge() {
 }
 
 # bats test_tags=only-05,companion
-@test "05.18 edge: clients that flood hold up no one" {
+@test "edge.7 Clients that flood delay no other" {
     # The calls are counted as in 05.3.
     start_edge --faults recv:sig=19:19200,recv:cap=16 -q 0
     expected "an echo for a quiet client before half of what the others sent is read (the server is stopped there)"
@@ -431,7 +427,7 @@ start_edge() {
 }
 
 # bats test_tags=only-05,companion
-@test "05.19 edge: it calls epoll_ctl() once for each client" {
+@test "edge.8 It calls epoll_ctl() once per client" {
     start_edge --faults epoll_ctl:EINTR:1000000
     expected "one call of epoll_ctl() for each descriptor, which adds it to the kernel's list, and no other"
     because "with EPOLLET all events are asked for once and for good: the server itself remembers what it wants now"
@@ -443,7 +439,7 @@ start_edge() {
     ((REPLY == 7)) || fail_with "$REPLY calls of epoll_ctl() for a listener and 6 clients"
 }
 
-# ---- callbacks.c: an event loop and its callbacks --------------------------------------------
+# ---- callbacks.c -----------------------------------------------------------------------------
 
 # start_callbacks "OPTIONS OF callbacks" [OPTION OF start_server]...
 start_callbacks() {
@@ -474,7 +470,7 @@ log_has_in_order() {
 }
 
 # bats test_tags=only-05,companion
-@test "05.20 callbacks: the loop is short, and knows neither sockets nor echo" {
+@test "callbacks.1 The loop is short, and knows neither sockets nor echo" {
     local loop word
 
     expected "a loop of fewer than 80 lines of code under the heading \"The loop\" in callbacks.c"
@@ -490,7 +486,7 @@ log_has_in_order() {
 }
 
 # bats test_tags=only-05,companion
-@test "05.21 callbacks: a slow callback keeps everybody waiting" {
+@test "callbacks.2 A slow callback delays every client" {
     start_callbacks "--slow 50"
     expected "five messages that arrive together to take five times 50 ms, one after the other"
     because "a callback that sleeps stops the whole loop, and --slow must show that"
@@ -513,7 +509,7 @@ log_has_in_order() {
 }
 
 # bats test_tags=only-05,companion
-@test "05.22 callbacks: with a worker nobody waits for another" {
+@test "callbacks.3 With a worker no client waits for another" {
     start_callbacks "--slow 200 --worker"
     expected "ten messages that take 200 ms each and arrive together to be answered within 1 s, not 2 s"
     because "the loop must hand the slow work to a thread and return to epoll_wait() at once"
@@ -560,7 +556,7 @@ stale_events() {
 }
 
 # bats test_tags=only-05,companion
-@test "05.23 callbacks: an event of one who is gone does not reach the next with its number" {
+@test "callbacks.4 An event of a client that is gone does not reach the next with its descriptor" {
     because "the batch may hold an event of a closed connection: free it only after the batch, and skip its callback"
     start_callbacks ""
     expected "the last event of a closed client to leave the new client with its descriptor alone, in 200 rounds"
@@ -575,7 +571,7 @@ stale_events() {
 }
 
 # bats test_tags=only-05,companion
-@test "05.24 callbacks: a client may leave, or be closed, while a worker has its message" {
+@test "callbacks.5 A client may leave, or be closed, while a worker has its message" {
     start_checked_callbacks "--slow 100 --worker"
     expected "clients that leave to be forgotten, and new clients with their descriptors to get only their own echo"
     because "the worker thread and the list of finished work hold pointers: free nothing that they may still use"
@@ -588,7 +584,7 @@ stale_events() {
 }
 
 # bats test_tags=only-05,companion
-@test "05.25 callbacks: options that make no sense are refused" {
+@test "callbacks.6 Options that make no sense are refused" {
     local options program
 
     because "every number must be checked before it is used, and a wrong command line must end with exit status 2"
@@ -603,7 +599,7 @@ stale_events() {
 }
 
 # bats test_tags=only-05,companion
-@test "05.26 callbacks.c, too, ends for an error that will not pass" {
+@test "callbacks.7 An error that will not pass ends it" {
     local program
 
     build_program 05-epoll/callbacks -pthread
@@ -613,7 +609,7 @@ stale_events() {
 }
 
 # bats test_tags=only-05,companion
-@test "05.27 edge.c and callbacks.c call themselves by their names" {
+@test "callbacks.8 edge.c and callbacks.c call themselves by their names" {
     local program
 
     for program in edge callbacks; do

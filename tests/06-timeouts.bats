@@ -65,7 +65,7 @@ work_came_in_time() {
         fail_with "other work was not done often enough: $times times in $((passed / 1000)) ms"
 }
 
-# ---- Other work ------------------------------------------------------------------------------
+# ---- Core ------------------------------------------------------------------------------------
 
 @test "06.1 There is time for other work every -t seconds" {
     expected "other work every 0.05 s (-t 0.05) while no client is connected"
@@ -94,7 +94,101 @@ work_came_in_time() {
     stop_server
 }
 
-@test "06.3 Work that was missed is not made up for" {
+@test "06.3 A quiet client is closed after -i seconds, and never before" {
+    start_server -i 0.3 0
+    expected "the server to close a quiet client between 300 ms and 1.5 s after the client's last byte (-i 0.3)"
+    because "the limit counts from the last byte, not from the connect, and the wait must end when the limit is reached"
+    peer connect exchange 10 pause 60 mark send x gone at-least 300 at-most 1500
+    expected "the server to close a client that never sends between 300 ms and 1.5 s after its connect (-i 0.3)"
+    peer mark connect gone at-least 300 at-most 1500
+}
+
+@test "06.4 A quiet client is closed while others are busy" {
+    start_server -q -i 0.2 0
+    expected "a quiet client to be closed between 200 ms and 1.5 s after its last byte while another sends every 10 ms"
+    because "look for overdue clients after every wait, and move a client that makes progress to the end of the list"
+    meanwhile connect exchange 10 say ready drip 500 10
+    peer connect mark send x gone at-least 200 at-most 1500
+    meanwhile_no_more
+    expected "a quiet client to be closed between 200 ms and 1.5 s after its last byte while another sends nonstop"
+    meanwhile connect exchange 10 say ready flood 5
+    peer connect mark send x gone at-least 200 at-most 1500
+    meanwhile_no_more
+}
+
+@test "06.5 A client that sends a little now and then stays" {
+    start_server -i 0.6 0
+    expected "a client that sends a byte every 0.25 s to be served for more than 0.6 s (-i 0.6)"
+    because "each byte is progress and restarts the limit: -i limits a silence, not the whole connection"
+    peer connect drip 4 250 exchange 10
+}
+
+@test "06.6 A client that never reads is closed" {
+    start_server -q -i 0.5 0
+    expected "a client that sends but does not read to be closed after 0.5 s without progress (-i 0.5)"
+    because "the only progress here would be bytes that send() accepts: bytes in the queue and unread input do not count"
+    meanwhile rcvbuf 4K connect exchange 10 say ready fill 64M hold
+    wait_until "the server to close that client's socket" sockets_are_closed
+}
+
+@test "06.7 Ten clients that went quiet together are all closed" {
+    start_server -i 0.2 0
+    expected "ten clients that connect and stay silent to be closed within 1.5 s (-i 0.2)"
+    because "closing a client removes it from the list: find the next one before you free this one, and close them all"
+    peer @c1..10 connect mark @c1..10 gone at-most 1500
+}
+
+@test "06.8 With 0 for never, it sleeps until something happens" {
+    local before
+
+    start_server -t 0 -i 0 0
+    expected "the server to sleep beside a silent client, to keep it, and to do no other work (-t 0 -i 0)"
+    because "0 means never, not at once: without a deadline the timeout of epoll_wait() is -1, which waits forever"
+    tell connect exchange 10
+    wakeups
+    before=$REPLY
+    server_sleeps 300
+    wakeups
+    ((REPLY - before <= 5)) || fail_with "the server woke up $((REPLY - before)) times in 300 ms"
+    tell exchange 10
+    log_lacks "timed out"
+}
+
+# ---- Hardening -------------------------------------------------------------------------------
+
+# REPLY = how often the server has called select, poll or epoll_wait, as far as faults.so sees it.
+waits() {
+    local call sum=0
+
+    for call in select poll epoll_wait; do
+        fault_calls "$call"
+        sum=$((sum + REPLY))
+    done
+    REPLY=$sum
+}
+
+@test "06.20 It sleeps until something is due, to the last millisecond" {
+    local before passed start
+
+    start_server --faults epoll_wait:EINTR:1000000,poll:EINTR:1000000,select:EINTR:1000000 -t 0.02 -i 60 0
+    tell connect exchange 10
+    expected "at most three waits for each time that other work is done (-t 0.02)"
+    because "0.4 ms must be rounded up: a timeout of 0 ms makes the loop spin through the last millisecond (busy-waiting)"
+    waits
+    before=$REPLY
+    ((before > 0)) || skip "faults.so sees no call of select, poll or epoll_wait in this server"
+    now
+    start=$REPLY
+    nap 0.3
+    waits
+    before=$((REPLY - before))
+    now
+    passed=$(((REPLY - start) / 1000))
+    ((before <= 3 * passed / 20 + 10)) || fail_with "the server waited $before times in $passed ms"
+    stop_server
+}
+
+@test "06.21 Work that was missed is skipped" {
     local before continued passed
 
     start_server -t 0.05 -i 0 0
@@ -116,104 +210,8 @@ work_came_in_time() {
     stop_server
 }
 
-# ---- A client that went quiet ----------------------------------------------------------------
-
-@test "06.4 A quiet client is closed after -i seconds, and never before" {
-    start_server -i 0.3 0
-    expected "the server to close a quiet client between 300 ms and 1.5 s after the client's last byte (-i 0.3)"
-    because "the limit counts from the last byte, not from the connect, and the wait must end when the limit is reached"
-    peer connect exchange 10 pause 60 mark send x gone at-least 300 at-most 1500
-    expected "the server to close a client that never sends between 300 ms and 1.5 s after its connect (-i 0.3)"
-    peer mark connect gone at-least 300 at-most 1500
-}
-
-@test "06.5 A quiet client is closed while others are busy" {
-    start_server -q -i 0.2 0
-    expected "a quiet client to be closed between 200 ms and 1.5 s after its last byte while another sends every 10 ms"
-    because "look for overdue clients after every wait, and move a client that makes progress to the end of the list"
-    meanwhile connect exchange 10 say ready drip 500 10
-    peer connect mark send x gone at-least 200 at-most 1500
-    meanwhile_no_more
-    expected "a quiet client to be closed between 200 ms and 1.5 s after its last byte while another sends nonstop"
-    meanwhile connect exchange 10 say ready flood 5
-    peer connect mark send x gone at-least 200 at-most 1500
-    meanwhile_no_more
-}
-
-@test "06.6 A client that says a little now and then stays" {
-    start_server -i 0.6 0
-    expected "a client that sends a byte every 0.25 s to be served for more than 0.6 s (-i 0.6)"
-    because "each byte is progress and restarts the limit: -i limits a silence, not the whole connection"
-    peer connect drip 4 250 exchange 10
-}
-
-@test "06.7 A client that never reads is closed" {
-    start_server -q -i 0.5 0
-    expected "a client that sends but does not read to be closed after 0.5 s without progress (-i 0.5)"
-    because "the only progress here would be bytes that send() accepts: bytes in the queue and unread input do not count"
-    meanwhile rcvbuf 4K connect exchange 10 say ready fill 64M hold
-    wait_until "the server to close that client's socket" sockets_are_closed
-}
-
-@test "06.8 Ten clients that went quiet together are all closed" {
-    start_server -i 0.2 0
-    expected "ten clients that connect and stay silent to be closed within 1.5 s (-i 0.2)"
-    because "closing a client removes it from the list: find the next one before you free this one, and close them all"
-    peer @c1..10 connect mark @c1..10 gone at-most 1500
-}
-
-# ---- It sleeps -------------------------------------------------------------------------------
-
-# REPLY = how often the server has called select, poll or epoll_wait, as far as faults.so sees it.
-waits() {
-    local call sum=0
-
-    for call in select poll epoll_wait; do
-        fault_calls "$call"
-        sum=$((sum + REPLY))
-    done
-    REPLY=$sum
-}
-
-@test "06.9 It sleeps until something is due, to the last millisecond" {
-    local before passed start
-
-    start_server --faults epoll_wait:EINTR:1000000,poll:EINTR:1000000,select:EINTR:1000000 -t 0.02 -i 60 0
-    tell connect exchange 10
-    expected "at most three waits for each time that other work is done (-t 0.02)"
-    because "0.4 ms must be rounded up: a timeout of 0 ms makes the loop spin through the last millisecond (busy-waiting)"
-    waits
-    before=$REPLY
-    ((before > 0)) || skip "faults.so sees no call of select, poll or epoll_wait in this server"
-    now
-    start=$REPLY
-    nap 0.3
-    waits
-    before=$((REPLY - before))
-    now
-    passed=$(((REPLY - start) / 1000))
-    ((before <= 3 * passed / 20 + 10)) || fail_with "the server waited $before times in $passed ms"
-    stop_server
-}
-
-@test "06.10 With nothing due it sleeps until something happens: 0 is never" {
-    local before
-
-    start_server -t 0 -i 0 0
-    expected "the server to sleep beside a silent client, to keep it, and to do no other work (-t 0 -i 0)"
-    because "0 means never, not at once: without a deadline the timeout of epoll_wait() is -1, which waits forever"
-    tell connect exchange 10
-    wakeups
-    before=$REPLY
-    server_sleeps 300
-    wakeups
-    ((REPLY - before <= 5)) || fail_with "the server woke up $((REPLY - before)) times in 300 ms"
-    tell exchange 10
-    log_lacks "timed out"
-}
-
 # bats test_tags=method
-@test "06.11 Out of descriptors it tries again after a second, whatever else is due" {
+@test "06.22 Out of descriptors it tries again after a second, whatever else is due" {
     local least_wait=3000000
 
     start_server --faults accept:EMFILE:1 -t 0 -i 0 0
@@ -235,9 +233,7 @@ waits() {
     stop_server
 }
 
-# ---- Which clock -----------------------------------------------------------------------------
-
-@test "06.12 A step of the system's clock changes nothing" {
+@test "06.23 A step of the system's clock changes nothing" {
     local shift
 
     for shift in 3600 -3600; do
@@ -252,9 +248,7 @@ waits() {
     done
 }
 
-# ---- A server that was stopped ---------------------------------------------------------------
-
-@test "06.13 A server that was stopped hears its clients before it judges them" {
+@test "06.24 A server that was stopped reads from its clients before it closes them" {
     start_server -q -i 0.5 0
     expected "all 100 clients that sent something while the server was stopped for longer than -i to be served"
     because "the server was late, not the clients: read all that has arrived, with several epoll_wait() calls, before closing"
@@ -268,9 +262,7 @@ waits() {
     tell @silent gone
 }
 
-# ---- Starting --------------------------------------------------------------------------------
-
-@test "06.14 Times that are none are refused" {
+@test "06.25 It refuses times that are not numbers of seconds" {
     local option bad
 
     because "atof() accepts -1, abc (as 0) and 1x (as 1): use strtod(); and 1e9 s do not fit into an int of milliseconds"
@@ -284,10 +276,25 @@ waits() {
     done
 }
 
-# ---- The log ---------------------------------------------------------------------------------
+@test "06.26 The smallest -i closes clients without spinning" {
+    local limit
+
+    for limit in 1e-9 1e-8 0.000001; do
+        start_server -q -i "$limit" 0
+        expected "three clients that have just sent something to be closed with -i $limit, and the server to sleep"
+        because "if the loop that closes idle clients reads the clock again each time, it never gets to the end. Read the clock once before it"
+        signal_server STOP
+        tell @c1..3 connect @c1..3 send-bytes 10
+        signal_server CONT
+        wait_until "the server to close its clients' sockets" sockets_are_closed
+        server_sleeps
+        tell_no_more
+        stop_server
+    done
+}
 
 # bats test_tags=wording
-@test "06.15 The log tells of other work, and of clients that were closed for being quiet" {
+@test "06.27 The log tells of other work, and why a quiet client was closed" {
     local client
 
     start_server -t 0.1 -i 0.25 0
@@ -300,10 +307,10 @@ waits() {
     stop_server
 }
 
-# ---- The client ------------------------------------------------------------------------------
+# ---- Client ----------------------------------------------------------------------------------
 
 # bats test_tags=only-06,client
-@test "06.16 The client pauses after each message" {
+@test "06.40 The client pauses after each message" {
     serve accept expect one mark send one expect two at-least 200 send two eof at-least 400 close
     expected "at least 0.2 s between a reply and the next message (-p 0.2), and exit status 0"
     because "the pause must begin when the whole reply has arrived, and last as long as -p says"
@@ -340,7 +347,7 @@ client_gives_up_within() {
 }
 
 # bats test_tags=only-06,client
-@test "06.17 The client gives up a connect that gets no answer" {
+@test "06.41 The client gives up a connect that gets no answer" {
     serve -f hold
     expected "exit status 1 after 0.2 s (-l 0.2), and an error that names connect and the limit"
     because "the kernel tries to connect for two minutes: set O_NONBLOCK before connect(), then poll() with a timeout"
@@ -349,7 +356,7 @@ client_gives_up_within() {
 }
 
 # bats test_tags=only-06,client
-@test "06.18 The client gives up a reply that does not come" {
+@test "06.42 The client gives up a reply that does not come" {
     serve accept expect hello hold
     expected "exit status 1 after 0.2 s (-l 0.2), and an error that names the reply and the limit"
     because "the client must poll() with a timeout before it calls recv(): poll() returns 0 when the time is over"
@@ -362,7 +369,7 @@ client_gives_up_within() {
 }
 
 # bats test_tags=only-06,client
-@test "06.19 A byte now and then does not extend the limit on a reply" {
+@test "06.43 A byte now and then does not extend the limit on a reply" {
     serve accept expect hello send h pause 150 send e pause 150 send l pause 150 send l pause 150 send o eof close
     expected "exit status 1 after 0.4 s (-l 0.4) although a byte arrives every 0.15 s"
     because "the deadline must be computed once per reply, before the loop, so each poll() gets only the time that is left"
@@ -374,7 +381,7 @@ client_gives_up_within() {
 }
 
 # bats test_tags=only-06,client
-@test "06.20 The client tries again when it is refused, and not for ever" {
+@test "06.44 The client tries again when it is refused, but not forever" {
     start_server
     expected "exit status 0 at least 0.1 s after the start, when the first two attempts to connect are refused"
     because "a server that is still starting refuses connections: wait, longer each time, and try with a new socket"
@@ -396,7 +403,7 @@ client_gives_up_within() {
 }
 
 # bats test_tags=only-06,client
-@test "06.21 The client refuses times that are none" {
+@test "06.45 The client refuses times that are not numbers of seconds" {
     local option bad
 
     because "atof() accepts -1, abc (as 0) and 1x (as 1): use strtod(), and check the range and where the number ends"
@@ -412,7 +419,7 @@ client_gives_up_within() {
 # ---- select-timeout.c ------------------------------------------------------------------------
 
 # bats test_tags=only-06,companion
-@test "06.22 After a silence select times out, and there is time for other work" {
+@test "select-timeout.1 After a silence select times out, and there is time for other work" {
     build_program 06-timeouts/select-timeout
     start_server --program "${SELECT_TIMEOUT:-$REPLY}" -t 0.1 0
     because "select() returns 0 at its timeout, and glibc leaves 0 s in the timeval: set it again before each call"
@@ -426,7 +433,7 @@ client_gives_up_within() {
 }
 
 # bats test_tags=only-06,companion
-@test "06.23 Under steady traffic the other work never comes" {
+@test "select-timeout.2 Under steady traffic the other work never comes" {
     build_program 06-timeouts/select-timeout
     start_server --program "${SELECT_TIMEOUT:-$REPLY}" -t 1 0
     because "every event ends the wait, and the next call of select() begins with the whole second again"
@@ -437,29 +444,8 @@ client_gives_up_within() {
     wait_for_log "timed out, do some other work here"
 }
 
-# ---- The smallest limit ----------------------------------------------------------------------
-
-@test "06.24 The smallest -i closes clients without spinning" {
-    local limit
-
-    for limit in 1e-9 1e-8 0.000001; do
-        start_server -q -i "$limit" 0
-        expected "three clients that have just sent something to be closed with -i $limit, and the server to sleep"
-        because "if the loop that closes idle clients reads the clock again each time, it never gets to the end. Read the clock once before it"
-        signal_server STOP
-        tell @c1..3 connect @c1..3 send-bytes 10
-        signal_server CONT
-        wait_until "the server to close its clients' sockets" sockets_are_closed
-        server_sleeps
-        tell_no_more
-        stop_server
-    done
-}
-
-# ---- select-timeout.c: errors of its own -----------------------------------------------------
-
 # bats test_tags=only-06,companion
-@test "06.25 select-timeout.c, too, ends for an error that will not pass" {
+@test "select-timeout.3 An error that will not pass ends it" {
     local program
 
     build_program 06-timeouts/select-timeout

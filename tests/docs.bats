@@ -18,12 +18,12 @@ each_walkthrough() {
     return $status
 }
 
-# same_steps README: fails unless its headings "### 03.4 ...", and its rows "| 03.20 | ... |" for
-# companion programs, are the names of the tests, in the same order.
+# same_steps README: the headings "### 03.4 ..." of STEPS.md, and the headings and rows of companions in
+# README.md ("### chat.2 ...", "| edge.2 | ... |"), are the titles of the tests, in their order.
 same_steps() {
-    local stage=${1%/README.md}
-    diff --label "headings of $1" --label "tests of tests/$stage.bats" --unified=0 \
-        <(sed -nE 's/^### ([0-9]{2}\.[0-9].*)/\1/p; s/^\| ([0-9]{2}\.[0-9]+) \| (.*) \|$/\1 \2/p' "$1") \
+    local stage=${1%/README.md} name='([0-9]{2}|[a-z-]+)\.[0-9]+'
+    diff --label "the pages of $stage" --label "tests of tests/$stage.bats" --unified=0 \
+        <(sed -nE "s/^### ($name .*)/\1/p; s/^\| ($name) \| (.*) \|\$/\1 \3/p" "$stage/STEPS.md" "$1") \
         <(sed -n 's/^@test "\(.*\)" {$/\1/p' "tests/$stage.bats")
 }
 

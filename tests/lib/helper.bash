@@ -6,7 +6,7 @@
 #
 # and needs no setup or teardown of its own. A test reads like this:
 #
-#     @test "01.6 A client that half-closes gets all of its echo" {
+#     @test "01.9 A client that half-closes gets all of its echo" {
 #         expected "64 KiB of echo, then end of file"
 #         because "recv() that returns 0 ends one direction only"
 #         start_server
