@@ -95,10 +95,10 @@ END
     learn start STAGE=01
     learn check
     ((status != 0))
-    says "✗ 01.2 "
+    says "✗ 01.1 "
     says "exited with status 0 before it printed its first line"
     says "0 of "
-    says "Next: 01.2"
+    says "Next: 01.1"
     [[ $output != *warning* ]]
     nothing_left
 }
@@ -128,9 +128,9 @@ END
     ((passed > 0))
     says "$passed of "
     says "Next: $(sed -n 's/^✗ \([^ ]*\) .*/\1/p' <<<"$output")"
-    learn check STAGE=01 STEP=01.2
+    learn check STAGE=01 STEP=01.1
     ((status == 0))
-    says "✓ 01.2 "
+    says "✓ 01.1 "
     learn check STAGE=01 STEP=01.99
     ((status != 0))
     says "There is no step 01.99."
@@ -142,13 +142,13 @@ END
     learn start STAGE=02
     learn check
     ((status != 0))
-    says "steps of 01 … 01.2 fails"
+    says "steps of 01 … 01.1 fails"
     [[ $(grep -c '^✗' <<<"$output") == 1 ]]
-    says "A server of 02 must pass the earlier steps, too; its own were not tried. Next: 01.2"
+    says "A server of 02 must pass the earlier steps, too; its own were not tried. Next: 01.1"
 }
 
 @test "exercise.7 A stage that passes says what it proved, and what comes next" {
-    played 03 1..2 "ok 1 03.2 One" "ok 2 03.3 Two # skip no IPv6"
+    played 03 1..2 "ok 1 03.1 One" "ok 2 03.2 Two # skip no IPv6"
     learn start STAGE=03 FROM=reference
     learn start STAGE=03 WHAT=client FROM=reference
     echo "03 0/7" >>"$mine/.progress"
@@ -157,8 +157,8 @@ END
     says "03 ▶ 0/7"
     says "4 steps of 01 and 02 … ok"
     says "4 client steps of 01 and 02 … ok"
-    says "✓ 03.2 One"
-    says "- 03.3 Two (skipped: no IPv6)"
+    says "✓ 03.1 One"
+    says "- 03.2 Two (skipped: no IPv6)"
     says "✓ 03.40 It connects"
     says "2 of 3 steps pass, and 1 cannot be run here."
     says "Stage 03 is proved: "
@@ -172,22 +172,22 @@ END
 
 @test "exercise.8 KEEP_GOING=1 shows all failures, and hints come one at a time" {
     local course=$BATS_TEST_TMPDIR/course
-    played 01 1..3 "not ok 1 01.2 One" "# (in test file x, line 1)" "#     expected  a line" \
-        "not ok 2 01.3 Two" "# bash says something" "ok 3 01.4 Three"
+    played 01 1..3 "not ok 1 01.1 One" "# (in test file x, line 1)" "#     expected  a line" \
+        "not ok 2 01.2 Two" "# bash says something" "ok 3 01.3 Three"
     learn start STAGE=01
     learn check KEEP_GOING=1
     ((status != 0))
     [[ $(grep -c '^✗' <<<"$output") == 2 ]]
-    says "✗ 01.2 One"$'\n'"    expected  a line"
+    says "✗ 01.1 One"$'\n'"    expected  a line"
     says "bash says something"
-    says "1 of 3 steps pass. Next: 01.2"
-    grep -x "failed 01.2" "$mine/.progress"
+    says "1 of 3 steps pass. Next: 01.1"
+    grep -x "failed 01.1" "$mine/.progress"
 
     mkdir -p "$course/tests" "$course/01-blocking"
     cp -r Makefile "$course/"
     cp -r tests/exercise "$course/tests/"
     cat >"$course/01-blocking/STEPS.md" <<'END'
-### 01.2 One
+### 01.1 One
 **Do** something.
 <details><summary>Hint 1</summary>What is `first`?</details>
 <details>
@@ -196,7 +196,7 @@ END
     int second;
 
 </details>
-### 01.22 Ten
+### 01.10 Ten
 <details><summary>Hint 1</summary>What is tenth?</details>
 END
     learn -C "$course" hint
@@ -207,11 +207,11 @@ END
     [[ $output != *tenth* ]]
     learn -C "$course" hint
     says "You have seen all of its 2 hints."
-    says "01-blocking/STEPS.md, step 01.2"
+    says "01-blocking/STEPS.md, step 01.1"
 }
 
 @test "exercise.9 A .progress that makes no sense breaks nothing" {
-    played 01 1..1 "ok 1 01.2 One"
+    played 01 1..1 "ok 1 01.1 One"
     learn start STAGE=01
     printf '%s\n' 'started 99' '01 many/27' '07 passed' 'hints' 'failed ;' '' '#' $'\xff' >"$mine/.progress"
     learn check
@@ -248,7 +248,7 @@ server() {
     learn test STAGE=01 SERVER=/bin/cat
     ((status != 0))
     says "exited with status 1 before it printed its first line"
-    says "Next: 01.2"
+    says "Next: 01.1"
 
     # It ignores its port, and its child ignores SIGTERM, in a session of its own.
     server 'echo "starting up on 127.0.0.1 port 10000"' "trap '' TERM" \
@@ -263,6 +263,6 @@ server() {
     says "prints its first line before listen() has succeeded"
 
     learn test STAGE=01 SERVER=yes # prints without end, and never starts up
-    says "✗ 01.2 "
+    says "✗ 01.1 "
     nothing_left
 }

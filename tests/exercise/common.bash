@@ -8,8 +8,8 @@
 #     started 03          the stage that make start was given last
 #     01 passed           all of its steps pass
 #     03 12/27            12 of its 27 steps pass
-#     failed 03.1         the step that failed last
-#     hints 03.1 1        how many hints for it were shown
+#     failed 03.4         the step that failed last
+#     hints 03.4 1        how many hints for it were shown
 
 # shellcheck disable=SC2034 # the scripts use what is set here
 
@@ -54,7 +54,7 @@ read_progress() {
 
     started=
     failed=
-    declare -gA result=() hints=() # result[01]=passed, result[03]=12/27, hints[03.1]=1
+    declare -gA result=() hints=() # result[01]=passed, result[03]=12/27, hints[03.4]=1
     while read -r key first second; do
         case $key in
         started) [[ -z ${directory[${first:-none}]-} ]] || started=$first ;;

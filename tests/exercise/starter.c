@@ -12,7 +12,7 @@ int main(int argc, char *argv[]) {
     const char *port = argc > 1 ? argv[1] : "10000"; /* "0" lets the kernel pick a free port */
     const char *host = argc > 2 ? argv[2] : "127.0.0.1";
 
-    /* Begin here, with step 01.2, "It starts, and says where":
+    /* Begin here, with step 01.1, "It starts, and says where":
      *
      *   1. socket() creates the listener.
      *   2. bind() gives it its address: host and port. getaddrinfo() turns the two texts into one.
