@@ -8,7 +8,7 @@
 # one about client.c, wording one that judges the words of the log, method one that demands the stage's
 # own way to serve its clients.
 
-# shellcheck disable=SC2154 # the helper sets $port, $host, $server_status ...
+# shellcheck disable=SC2034,SC2154 # the helper sets $port, $host, $server_status ...
 load lib/helper
 
 setup() {

@@ -7,7 +7,7 @@
 # with edge-triggered events, client one about client.c, wording one that judges the words of the log,
 # method one that demands the stage's own way to serve its clients.
 
-# shellcheck disable=SC2154 # the helper sets $port, $host, $stage ...
+# shellcheck disable=SC2034,SC2154 # the helper sets $port, $host, $stage ...
 load lib/helper
 
 # One connection, and one attempt to connect.

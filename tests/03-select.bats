@@ -8,7 +8,7 @@
 # Tags: only-03 marks a step that holds in no later stage, wording one that judges the words of the log,
 # method one that demands the stage's own way to serve its clients.
 
-# shellcheck disable=SC2154 # the helper sets $port, $host, $server_log ...
+# shellcheck disable=SC2034,SC2154 # the helper sets $port, $host, $server_log ...
 load lib/helper
 
 # ---- Core ------------------------------------------------------------------------------------
