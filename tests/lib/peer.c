@@ -48,6 +48,7 @@ enum {
     SHOWN = 60,          /* the most bytes of a stream that a message shows */
     BUCKETS = 4096,      /* of the table of names: chains stay short at 10,000 connections */
     VALUES = 2,          /* the most arguments that a step has */
+    WATCHED_MAX = 64,    /* the most processes of a server whose CPU time is watched */
     LINE_LIMIT = 65536,  /* expect-line gives up on a longer line */
     RANGE_LIMIT = 100000 /* @c1..N: a larger N is surely a mistake */
 };
@@ -128,7 +129,8 @@ static int64_t last_start = NEVER; /* -T: after that no step begins */
 static int64_t marked;             /* when `mark` was */
 static int64_t quickest;           /* the shortest of the last round trips */
 static size_t stalls;              /* how many of them stalled */
-static size_t watched_process;     /* the server, whose CPU time is no stall; 0: not known */
+static size_t watched_count;       /* the server's processes, whose CPU time is no stall */
+static char watched_ids[WATCHED_MAX][24];
 
 static struct {                     /* what is being done, for the message if it fails */
     int number;                     /* of the step; 0: none yet */
@@ -1178,35 +1180,45 @@ static int64_t busy_time(const char *process) {
     return busy;
 }
 
-/* Is it the watched process, or one of those in its process group, such as a wrapper's program? */
-static bool is_watched(const char *process) {
+/* Is it a process of this group? A server that is started through a wrapper is the wrapper's group. */
+static bool is_in_group(const char *process, size_t group) {
     char path[64];
     char line[512];
-    int group = 0;
+    int its_group = 0;
 
     snprintf(path, sizeof path, "/proc/%.20s/stat", process);
     FILE *file = fopen(path, "r");
     const char *end = file != NULL && fgets(line, sizeof line, file) ? strrchr(line, ')') : NULL;
-    if (end != NULL && sscanf(end, ") %*c %*d %d", &group) != 1) {
-        group = 0;
+    if (end != NULL && sscanf(end, ") %*c %*d %d", &its_group) != 1) {
+        its_group = 0;
     }
     if (file != NULL) {
         fclose(file);
     }
-    return (size_t)group == watched_process;
+    return (size_t)its_group == group;
 }
 
-static int64_t busy_on_both_sides(void) {
-    int64_t busy = busy_time("self");
+/* Once, because to go through /proc takes time, which would count as our own. */
+static void watch_group(size_t group) {
     DIR *processes = opendir("/proc");
 
+    watched_count = 0;
     for (struct dirent *entry; processes != NULL && (entry = readdir(processes)) != NULL;) {
-        if (isdigit((unsigned char)entry->d_name[0]) && is_watched(entry->d_name)) {
-            busy += busy_time(entry->d_name);
+        if (isdigit((unsigned char)entry->d_name[0]) && watched_count < WATCHED_MAX &&
+            is_in_group(entry->d_name, group)) {
+            snprintf(watched_ids[watched_count++], sizeof watched_ids[0], "%.20s", entry->d_name);
         }
     }
     if (processes != NULL) {
         closedir(processes);
+    }
+}
+
+static int64_t busy_on_both_sides(void) {
+    int64_t busy = busy_time("self");
+
+    for (size_t i = 0; i < watched_count; i++) {
+        busy += busy_time(watched_ids[i]);
     }
     return busy;
 }
@@ -1219,11 +1231,11 @@ static void step_roundtrips(struct connection *c, const struct value *value) {
         stalls = 0;
     }
     for (size_t i = 0; i < value[0].number; i++) {
-        int64_t busy = watched_process > 0 ? busy_on_both_sides() : 0;
+        int64_t busy = watched_count > 0 ? busy_on_both_sides() : 0;
         int64_t start = clock_now();
         echo(c, simple_plan(c, value[1].number));
         int64_t duration = clock_now() - start;
-        if (duration >= STALL && watched_process > 0) {
+        if (duration >= STALL && watched_count > 0) {
             duration -= busy_on_both_sides() - busy;
         }
         quickest = duration < quickest ? duration : quickest;
@@ -1233,7 +1245,7 @@ static void step_roundtrips(struct connection *c, const struct value *value) {
 
 static void step_watch(struct connection *c, const struct value *value) {
     (void)c;
-    watched_process = value->number;
+    watch_group(value->number);
 }
 
 static void step_stalls(struct connection *c, const struct value *value) {
