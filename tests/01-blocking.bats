@@ -215,7 +215,7 @@ setup() {
     fail_with "it grew with each of $round hundreds of clients, and by $((REPLY - kilobytes)) KiB with the last"
 }
 
-# bats test_tags=not-02
+# bats test_tags=not-02,not-03
 @test "01.25 It sleeps while it waits" {
     local before
 
