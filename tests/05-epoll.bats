@@ -319,6 +319,8 @@ server_has_woken_up() {
 
 # bats test_tags=only-05,client
 @test "05.45 A server that never answers ends the client" {
+    local least_wait=5000000
+
     serve accept hold
     expected "exit status 1, and the reason on standard error, after about 5 s without an echo"
     because "connect() succeeds once the kernel has completed the handshake: only an echo shows that the server works"
