@@ -1,0 +1,105 @@
+# shellcheck shell=bash disable=SC2034 # other files of the helper and the tests use what is set here
+# client.bash: the client under test, and a server that a test plays for it.
+
+serve_pid=''
+serve_count=0
+
+serve() {
+    local side=-l
+
+    if [[ $1 == -[bf] ]]; then
+        side=$1
+        shift
+    fi
+    serve_out=$BATS_TEST_TMPDIR/serve.$((++serve_count))
+    serve_err=$serve_out.err
+    command=("$build/peer" "$side" "$@")
+    settings=()
+    open_files=
+    launch /dev/null "$serve_out" "$serve_err"
+    serve_pid=$launched
+    wait_until "build/peer to listen" serve_listens
+}
+
+serve_listens() {
+    local line
+
+    if ! is_running "$serve_pid"; then
+        read_all "$serve_err"
+        fail_with "the test itself is wrong: $REPLY"
+    fi
+    read -r line 2>/dev/null <"$serve_out" || return 1
+    port=${line##* }
+    host=${line#* on }
+    host=${host%% *}
+}
+
+serve_ends() {
+    local text
+
+    if ! await has_ended "$serve_pid"; then
+        fail_with "the test's server is still waiting for something from the client"
+    fi
+    reap "$serve_pid"
+    if ((child_status != 0)); then
+        read_all "$serve_err"
+        text=${REPLY%$'\n'}
+        fail_with "the test's server: ${text#peer: }"
+    fi
+}
+
+client_pid=''
+client_out=''
+client_err=''
+
+start_client() {
+    if [[ -z ${CLIENT-} ]]; then
+        compile "$build/$stage_directory/client" "$course/$stage_directory/client.c" ||
+            fail_with "client.c does not compile"
+    fi
+    command=("${client_command[@]}")
+    take_options "$@"
+    client_out=$BATS_TEST_TMPDIR/client.out
+    client_err=$BATS_TEST_TMPDIR/client.err
+    : >"$client_out" 2>"$client_err"
+    command+=("${arguments[@]}")
+    launch "$input" "${output:-$client_out}" "$client_err"
+    client_pid=$launched
+}
+
+client_ends() {
+    if ! await has_ended "$client_pid"; then
+        doing "$client_pid"
+        fail_with "the client did not exit; it $REPLY"
+    fi
+    reap "$client_pid"
+    if ((child_status != $1)); then
+        end_text "$child_status"
+        fail_with "the client $REPLY"
+    fi
+}
+
+run_client() {
+    local status=$1
+
+    shift
+    start_client "$@"
+    client_ends "$status"
+}
+
+client_prints() {
+    read_all "$client_out"
+    if [[ $REPLY != *"$1"* ]]; then
+        fail_with "the client's standard output lacks \"${1%$'\n'}\""
+    fi
+}
+
+# Here "*" stands for anything.
+client_complains() {
+    read_all "$client_err"
+    # shellcheck disable=SC2053 # the stars are meant
+    if [[ $REPLY != *$1* ]]; then
+        REPLY=${REPLY%$'\n'}
+        fail_with "the client's standard error says \"${REPLY//$'\n'/, }\""
+    fi
+}

@@ -1,0 +1,91 @@
+# shellcheck shell=bash disable=SC2034 # other files of the helper and the tests use what is set here
+# failure.bash: what a test expects, and what is printed when it fails.
+
+expected_text=''
+because_text=''
+log_then='' # the server's log when it was last right to look at; empty: it is what it is now
+
+expected() {
+    expected_text=$1
+}
+
+because() {
+    because_text=$1
+}
+
+# say_key KEY LINE...: the key stands before the first line only.
+say_key() {
+    local key=$1 line
+
+    shift
+    for line in "$@"; do
+        printf '    %-9s %s\n' "$key" "$line"
+        key=
+    done
+}
+
+# last_lines TEXT: sets $lines to its last three, escaped, none longer than 80 characters; or to the first
+# eight of a sanitizer's report.
+last_lines() {
+    local line i LC_ALL=C
+
+    mapfile -t lines <<<"${1%$'\n'}"
+    [[ -n $1 ]] || lines=()
+    for i in "${!lines[@]}"; do
+        if [[ ${lines[i]} == *"ERROR: AddressSanitizer"* || ${lines[i]} == *"runtime error:"* ]]; then
+            lines=("${lines[@]:i:8}")
+            break
+        fi
+    done
+    if ((${#lines[@]} > 3)) && [[ ${lines[0]} != *"ERROR: AddressSanitizer"* && ${lines[0]} != *"runtime error:"* ]]; then
+        lines=("${lines[@]: -3}")
+    fi
+    for i in "${!lines[@]}"; do
+        line=${lines[i]}
+        if [[ $line == *[![:print:]]* ]]; then
+            printf -v line '%q' "$line"
+        fi
+        if ((${#line} > 80)); then
+            line=${line:0:77}...
+        fi
+        lines[i]=$line
+    done
+}
+
+fail_with() {
+    local number=${BATS_TEST_DESCRIPTION%% *} sentence=${BATS_TEST_DESCRIPTION#* }
+    local page=${BATS_TEST_FILENAME##*/} lines
+
+    note_that_it_is_late
+    printf '\n'
+    say_key expected "${expected_text:-$sentence}"
+    say_key got "$@"
+    if [[ -n $because_text ]]; then
+        say_key because "$because_text"
+    fi
+    page=${page%.bats}/STEPS.md
+    [[ $number == [0-9]* && -e $course/$page ]] || page=${page%STEPS.md}README.md # companions are in there
+    say_key read "$page, step $number"
+    # Where time was the judge:
+    if [[ "$*" =~ within\ [0-9.]+\ s|gave\ up\ waiting|did\ not\ exit|it\ took\ [0-9]|too\ late|longer\ than ]]; then
+        say_key note "if this machine is slow or busy, try again with SLOW=3, which makes every limit three times as long"
+    fi
+    if [[ -n $server_log ]]; then
+        read_end "$server_log"
+        last_lines "${log_then:-$REPLY}"
+        say_key log "${lines[@]-(nothing)}"
+    fi
+    if [[ -n $client_out ]]; then
+        read_end "$client_out"
+        last_lines "$REPLY"
+        say_key client "${lines[@]-(nothing)}"
+        read_end "$client_err"
+        last_lines "$REPLY"
+        say_key stderr "${lines[@]-(nothing)}"
+    fi
+    if [[ -n $ending ]]; then
+        return 1
+    fi
+    BATS_DEBUG_LAST_STACK_TRACE_IS_VALID=1 # so bats names the line of the test, not the one before
+    exit 1                                 # however deep we are: the test is over
+}

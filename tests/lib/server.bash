@@ -1,0 +1,199 @@
+# shellcheck shell=bash disable=SC2034 # other files of the helper and the tests use what is set here
+# server.bash: starts, stops and signals the server.
+
+server_pid='' # empty: none is running, or none that should be
+server_log='' # its stdout and stderr
+
+launch_server() {
+    command=("${server_command[@]}")
+    take_options "$@"
+    server_log=$BATS_TEST_TMPDIR/server.log
+    : >"$server_log"
+    command+=("${arguments[@]-$default_port}")
+    launch "$input" "$server_log" "$server_log"
+    server_pid=$launched
+}
+
+# The first line may come on stdout or on stderr, and after others (a run-time's warnings).
+has_started_up() {
+    local line text
+
+    # Only the beginning is read: a server that prints without end would keep us here.
+    IFS= read -r -N 65536 text <"$server_log" || :
+    while read -r line; do
+        if [[ $line =~ ^starting\ up\ on\ ([^ ]+)\ port\ ([0-9]+) ]]; then
+            host=${BASH_REMATCH[1]}
+            port=${BASH_REMATCH[2]}
+            return 0
+        fi
+    done <<<"$text"
+    return 1
+}
+
+start_server() {
+    default_port=0 launch_server "$@"
+    if await has_started_up; then
+        if ((port == 0)); then
+            expected "the first line to name the port that the kernel has picked"
+            because "for port 0, bind() picks a free port. Call getsockname() after it to learn which"
+            fail_with "the first line names port 0"
+        fi
+        right_port
+        count_sockets_at_start
+        return
+    fi
+    if [[ $awaited == server ]] || has_ended "$server_pid"; then
+        if [[ -z $expected_text ]]; then
+            expected "the server, started with \"${arguments[*]-0}\", to print \"starting up on HOST port N\", and to wait for clients"
+            because "the log below may give the reason. If it does not, start the server by hand"
+        fi
+        explain_options
+        reap_server
+        if ((server_status == 0)); then
+            because "a server runs until it is stopped: it opens its listener, prints this line, waits for clients, and stays in the foreground"
+        fi
+        fail_with "the server $server_end before it printed its first line"
+    fi
+    expected "the server to print \"starting up on HOST port N\" as its first line"
+    listening_port
+    if [[ -n $REPLY && ! -s $server_log ]]; then
+        because "output to a file stays in a buffer until the buffer is full. Call fflush() or setvbuf(), or use python3 -u"
+        fail_with "the server does listen, on port $REPLY, but it has printed nothing"
+    fi
+    if [[ -n $REPLY ]]; then
+        because "the tests look for exactly these words. If the server prints them, they are still in a buffer (fflush(), python3 -u)"
+        fail_with "the server does listen, on port $REPLY, but it has printed something else"
+    fi
+    because "the tests read the port from this line, on stdout or stderr. Print it when bind() and listen() have succeeded"
+    explain_options
+    server_doing
+    fail_with "no such line, and the server $REPLY"
+}
+
+# One socket is the listener, and need not be looked at.
+count_sockets_at_start() {
+    sockets_at_start=1
+    socket_count
+    sockets_at_start=$REPLY
+}
+
+# right_port: fails when the server was started with a port and announces another one. For port 0 the
+# kernel picks one from its range of local ports.
+right_port() {
+    local asked=${arguments[0]-0} first=0 last=65535
+
+    [[ $asked != -q ]] || asked=${arguments[1]-}
+    read -r first last 2>/dev/null </proc/sys/net/ipv4/ip_local_port_range || :
+    if [[ $asked == 0 ]] && ((port >= first && port <= last)); then
+        return 0
+    fi
+    if [[ $asked =~ ^[0-9]+$ && $asked != "$port" ]]; then
+        expected "the server to listen on the port that its first argument names: $asked"
+        ((asked != 0)) || expected "the server, started with port 0, to listen on a free port that the kernel picks"
+        because "the port is argv[1], a text. Pass it to getaddrinfo(), or convert it to a number and then with htons()"
+        fail_with "the first line names port $port"
+    fi
+}
+
+run_server() {
+    launch_server "$@"
+    if await has_ended_or_started; then
+        if has_ended "$server_pid"; then
+            reap_server
+            return
+        fi
+        fail_with "the server started up anyway"
+    fi
+    server_doing
+    fail_with "the server did not exit; it $REPLY"
+}
+
+# A line that came and was not true does not count: the server may be about to end.
+has_ended_or_started() {
+    has_ended "$server_pid" && return
+    has_started_up && listening_port && [[ -n $REPLY ]]
+}
+
+# listening_port: REPLY = a port on which the server listens though it has not said so, or nothing.
+# /proc/net/tcp lists every listening socket (state 0A) by inode. Slow; for a failure only.
+listening_port() {
+    local inodes pid
+
+    find_family
+    inodes=$(for pid in "${family[@]}"; do readlink /proc/"$pid"/fd/*; done | awk -F'[][]' '/^socket/ { print $2 }' || :)
+    REPLY=$(cat /proc/net/tcp /proc/net/tcp6 2>/dev/null | awk -v inodes="$inodes" '
+        BEGIN { count = split(inodes, list); for (i = 1; i <= count; i++) mine[list[i]] = 1 }
+        $4 == "0A" && $10 in mine && port == "" { port = $2; sub(/.*:/, "", port) }
+        END { print port }' || :)
+    if [[ -n $REPLY ]]; then
+        REPLY=$((16#$REPLY))
+    fi
+}
+
+# The server has ended: sets $server_status and $server_end.
+reap_server() {
+    reap "$server_pid"
+    server_status=$child_status
+    end_text "$server_status"
+    server_end=$REPLY
+    server_pid=
+    case $server_end in
+    *SIGXFSZ*) because "it wrote more than 256 MiB, and the tests allow no more. Look for a line in the loop that is printed in every turn" ;;
+    *SIGSEGV* | *SIGABRT* | *SIGBUS*) because "it used memory wrongly. Build it with -g -fsanitize=address,undefined and run the step again: the report names the line" ;;
+    esac
+}
+
+server_is_alive() {
+    if [[ -n $server_pid ]] && ! is_running "$server_pid"; then
+        reap_server
+        explain_the_end
+        if ((server_status == 0)); then
+            because "main() has returned, or the server has put itself into the background. It must run in the foreground until it is stopped"
+        fi
+        fail_with "the server $server_end"
+    fi
+}
+
+stop_server() {
+    server_is_alive
+    {
+        signal_family "${1:-KILL}"
+        if [[ ${1:-KILL} == KILL ]]; then
+            await family_has_ended || : # a socket is closed when the last process that has it has ended
+            reap_server
+            return
+        fi
+    } 2>/dev/null # see reap
+    if ! await has_ended "$server_pid"; then
+        server_doing
+        fail_with "SIG$1 did not end the server; it $REPLY"
+    fi
+    reap_server
+}
+
+signal_server() {
+    signal_family "$1"
+    if [[ $1 == STOP ]]; then
+        wait_until "the server to stop" family_is_stopped
+    fi
+}
+
+server_ends() {
+    local status=${1:-0}
+
+    if ! await has_ended "$server_pid"; then
+        server_doing
+        fail_with "the server did not exit; it $REPLY"
+    fi
+    reap_server
+    if ((server_status != status)); then
+        ((server_status <= 128)) || explain_the_end
+        fail_with "the server $server_end"
+    fi
+}
+
+# Has the server accepted somebody who is still there? For wait_until.
+has_a_client() {
+    socket_count
+    ((REPLY > sockets_at_start))
+}
