@@ -3,10 +3,10 @@
 CC       = cc
 CFLAGS   = -O2 -g
 WARNINGS = -std=c11 -Wall -Wextra -Wpedantic -Wshadow -Wconversion
-STAGES   = $(sort $(wildcard 0[1-6]-*))
+STAGES   = $(sort $(wildcard [0-9][0-9]-*))
 NUMBERS  = $(foreach s,$(STAGES),$(firstword $(subst -, ,$(s))))
-PROGRAMS = $(patsubst %.c,build/%,$(sort $(wildcard 0[1-6]-*/*.c)))
-SUITES   = 06 05 04 03 02 01 edge docs exercise
+PROGRAMS = $(patsubst %.c,build/%,$(sort $(wildcard $(STAGES:%=%/*.c))))
+SUITES  := $(shell printf '%s\n' $(NUMBERS) | sort -r) edge docs exercise
 TOOLS    = build/peer build/faults.so
 
 # STAGE=03, STAGE=3 and STAGE=03-select mean the same.
@@ -54,14 +54,7 @@ help:
 	@echo '  make clean             remove build/'
 	@echo
 	@echo 'Companion programs, built by make (in brackets the port, unless you give one):'
-	@echo '  build/01-blocking/greeter          greets the client that is being served (8001)'
-	@echo '  build/01-blocking/threads          a thread per client (10000)'
-	@echo '  build/03-select/chat               a chat room for nc and telnet (8008)'
-	@echo '  build/03-select/two-ports          several listeners in one select (8001 and 8002)'
-	@echo '  build/04-poll/revents              what poll, select and epoll report here'
-	@echo '  build/05-epoll/edge                the server of 05, edge-triggered (10000)'
-	@echo '  build/05-epoll/callbacks           an event loop; --slow MS, --worker (10000)'
-	@echo '  build/06-timeouts/select-timeout   the plain timeout of select (10000)'
+	@bash -c '. tests/lib/stages.bash && list_companions'
 
 # Each program is one file. The flags ask for every warning; cc server.c -o server builds it, too.
 build/0%: 0%.c Makefile

@@ -5,6 +5,9 @@
 # pipe, the bus. Only this script reads the bus: it stamps each line with the time and writes it down,
 # and while no line comes it looks at the server's CPU time. So one loop, turn(), sees everything.
 
+# shellcheck source=/dev/null # it is checked by itself
+. tests/lib/shared.bash
+
 declare -A seen=()  # when an event was, in microseconds since the scene began: seen[B echo]
 declare -A about=() # and its words, if it has any: about[B echo]="0.3 ms"
 children=()         # processes that are ours to end
@@ -54,15 +57,6 @@ in_words() {
 }
 
 # ---- The server ----
-
-# What a shell, or make, has left open would be descriptors that the server cannot use.
-close_descriptors() {
-    local fd
-    for fd in /proc/"$BASHPID"/fd/*; do
-        fd=${fd##*/}
-        ((fd > 2 && fd != 255)) && eval "exec $fd>&-"
-    done
-}
 
 # start_server STAGE [OPTION...]: sets server to its process and port to its port.
 start_server() {

@@ -18,7 +18,7 @@ mine=${MINE:-mine}
 mine=${mine%/}
 numbers=() # 01, 02 ...
 declare -A directory=() # directory[03]=03-select
-for stage_directory in 0[1-6]-*/; do
+for stage_directory in [0-9][0-9]-*/; do
     number=${stage_directory%%-*}
     numbers+=("$number")
     directory[$number]=${stage_directory%/}
@@ -60,7 +60,7 @@ read_progress() {
         started) [[ -z ${directory[${first:-none}]-} ]] || started=$first ;;
         failed) [[ ! $first =~ ^[a-z0-9-]+\.[0-9]+$ ]] || failed=$first ;;
         hints) [[ ! $first =~ ^[a-z0-9-]+\.[0-9]+$ || ! $second =~ ^[1-9]$ ]] || hints[$first]=$second ;;
-        0[1-6]) [[ ! $first =~ ^(passed|[0-9]{1,3}/[0-9]{1,3})$ ]] || result[$key]=$first ;;
+        [0-9][0-9]) [[ ! $first =~ ^(passed|[0-9]{1,3}/[0-9]{1,3})$ ]] || result[$key]=$first ;;
         esac
     done 2>/dev/null <"$mine/.progress"
     return 0

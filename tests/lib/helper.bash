@@ -114,7 +114,7 @@ tests_directory=$(cd "${BASH_SOURCE[0]%/*}/.." && pwd)
 course=${tests_directory%/*}
 build=$course/build
 
-for file in programs time launch family server log checks measure faults peer client failure explain; do
+for file in shared programs time launch family server log checks measure faults peer client failure explain; do
     # shellcheck source=/dev/null # each is checked by itself
     . "$tests_directory/lib/$file.bash"
 done

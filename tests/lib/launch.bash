@@ -23,18 +23,6 @@ is_stopped() {
     is_running "$1" && [[ $state == T ]]
 }
 
-# In a child, before exec: bats waits for whoever holds its descriptors.
-close_descriptors() {
-    local fd
-
-    for fd in /proc/"$BASHPID"/fd/*; do
-        fd=${fd##*/}
-        if ((fd > 2 && fd != 255)); then
-            eval "exec $fd>&-"
-        fi
-    done
-}
-
 # launch INPUT OUTPUT ERRORS: starts "${command[@]}" with "${settings[@]}" (NAME=VALUE...) in the
 # background, and sets $launched. Its signals are those of a program that was started by hand: a
 # command that a script starts with & ignores SIGINT, and some runners let their children ignore

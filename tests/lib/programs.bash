@@ -49,11 +49,8 @@ compile() {
 
 # For 03-select/two-ports the environment may name another program: TWO_PORTS="./mine".
 build_program() {
-    local variable=${1##*/}
-
-    variable=${variable^^}
-    variable=${variable//-/_}
-    REPLY=${!variable-}
+    variable_of "$1"
+    REPLY=${!REPLY-}
     [[ -z $REPLY ]] || return 0
     REPLY=$build/$1
     compile "$REPLY" "$course/$1.c" "${@:2}" || fail_with "$1.c does not compile"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# suites.bash: finds bats, the steps that hold for a stage, and what a run has left behind. tests/run and
-# tests/exercise/check use it.
+# suites.bash: finds bats, and the steps that hold for a stage. tests/run, make check, make mistakes and
+# tests/shapes/run use it. Names of files are relative to the top of the project.
 #
 # Tags in the .bats files: only-01 marks a step that does not hold in later stages; not-02 and not-edge
 # mark one that does not hold there; client marks one about the client; companion marks one about a
@@ -8,6 +8,8 @@
 # method marks one that demands the stage's own mechanism (METHOD=no).
 
 # shellcheck disable=SC2034 # the scripts use what is set here
+
+. "${BASH_SOURCE[0]%/*}/shared.bash"
 
 # Sets $bats to a version that knows --filter-tags: 1.8 or newer.
 look_for_bats() {
@@ -33,11 +35,21 @@ find_bats() {
     exit 1
 }
 
+# file_of_step PATTERN: prints the test file that has a step whose number matches this extended regular
+# expression; nothing if there is none.
+file_of_step() {
+    grep -lE "^@test \"$1 " tests/[0-9][0-9]-*.bats | head -n 1
+}
+
 # files_of SUITE: sets $files to its own test file, then those of earlier stages.
 files_of() {
     local file
     files=(tests/"${1/edge/05}"*.bats)
-    for file in tests/0[1-6]-*.bats; do
+    if [[ ! -e ${files[0]} ]]; then
+        echo "There are no steps of a stage $1." >&2
+        exit 2
+    fi
+    for file in tests/[0-9][0-9]-*.bats; do
         [[ $1 != docs && $1 != exercise && $file < ${files[0]} ]] && files+=("$file")
     done
 }
@@ -55,20 +67,4 @@ filter_of() {
     [[ ${WORDING-} == no ]] && filter+=',!wording'
     [[ ${METHOD-} == no ]] && filter+=',!method'
     return 0
-}
-
-# processes_below DIRECTORY: prints the IDs of all processes whose TMPDIR is in DIRECTORY. A run with a
-# TMPDIR of its own can so be ended with all that it has started. Process groups would not do, because
-# the tests start each server in a new one. (grep must not find itself.)
-processes_below() {
-    TMPDIR='' grep -lsz "^TMPDIR=$1\(/.*\)\?$" /proc/[0-9]*/environ | cut -d / -f 3
-}
-
-# end_processes_below DIRECTORY: again and again, because one may have just started another.
-end_processes_below() {
-    local ids
-
-    while mapfile -t ids < <(processes_below "$1") && ((${#ids[@]} > 0)); do
-        kill -KILL "${ids[@]}"
-    done 2>/dev/null
 }

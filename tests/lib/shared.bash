@@ -1,0 +1,43 @@
+# shellcheck shell=bash
+# shared.bash: what the helper of the tests shares with the scripts: tests/run, make check, make mistakes,
+# make demo and make bench.
+
+# variable_of PROGRAM: REPLY = the environment variable that names another program in its place, such as
+# TWO_PORTS for 03-select/two-ports.
+variable_of() {
+    REPLY=${1##*/}
+    REPLY=${REPLY^^}
+    REPLY=${REPLY//-/_}
+}
+
+# ---- Processes and descriptors -----------------------------------------------------------------
+
+# processes_below DIRECTORY: prints the IDs of all processes whose TMPDIR is DIRECTORY or is in it. A run
+# that has a TMPDIR of its own can be ended in this way, with all that it has started. Process groups would
+# not do, because the tests start each server in a new one. (grep must not find itself.)
+processes_below() {
+    TMPDIR='' grep -lsz "^TMPDIR=$1\(/.*\)\?$" /proc/[0-9]*/environ | cut -d / -f 3
+}
+
+# end_processes_below DIRECTORY: kills them until none is left, because one may have just started another.
+end_processes_below() {
+    local ids
+
+    while mapfile -t ids < <(processes_below "$1") && ((${#ids[@]} > 0)); do
+        kill -KILL "${ids[@]}"
+    done 2>/dev/null
+}
+
+# close_descriptors: closes all descriptors above 2 of this subshell, before it becomes another program.
+# Otherwise that program would keep pipes open in which another process waits for end of file, as bats does,
+# and would have fewer descriptors left. (bash keeps a script open as 255.)
+close_descriptors() {
+    local fd
+
+    for fd in /proc/"$BASHPID"/fd/*; do
+        fd=${fd##*/}
+        if ((fd > 2 && fd != 255)); then
+            eval "exec $fd>&-"
+        fi
+    done
+}
