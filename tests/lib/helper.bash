@@ -38,7 +38,6 @@
 #       ready when its first line has come. Sets $server_pid $host $port $server_log.
 #       --faults RULES       preloads build/faults.so: see tests/lib/faults.c
 #       --open-files N       under `ulimit -n N` (skips the test where that is not allowed)
-#       --env NAME=VALUE     with this in its environment
 #       --program COMMAND    another program than SERVER, for companions
 #   run_server [OPTION]... [ARGUMENT]...     a start that must end by itself: waits, sets
 #       $server_status and $server_log. Fails when it starts up instead.
@@ -79,22 +78,19 @@
 #   nap [SECONDS]            0.01; REPLY stays as it is
 #
 # CLIENTS THAT A TEST PLAYS (build/peer -h lists the steps)
-#   peer STEP...             a whole script, as a client of the server. Its output: $peer_out (a
-#                            file). When it fails, so does the test: with the server's death, or
+#   peer STEP...             a whole script, as a client of the server. When it fails, so does the test: with the server's death, or
 #                            the call that it hangs in, or else what the peer saw.
 #   tell STEP...             the same in a conversation: the peer stays, with its connections,
 #                            and comes back after each `tell`. So you can look at the server in
 #                            between. Ends with the test, or by `tell_no_more`. A step's TEXT
 #                            may hold blanks. Sets $told: the last line that a step printed.
-#   peer_says TEXT           fails when the output of the last `peer` lacks TEXT
-#   peer_figure NAME         REPLY = the number in its last line "NAME 12.3 ms", in microseconds
 #
 # PROGRAMS ON THE OTHER SIDE: the client under test, and a server that a test plays
 #   serve STEP...            `peer -l` in the background; sets $port. `serve -b hold` refuses,
 #                            `serve -f hold` gives no answer to connects.
 #   serve_ends               waits until its script is done; fails when a step did not hold
 #   start_client [OPTION]... [ARGUMENT]...   CLIENT, with the arguments given and no others.
-#       --faults RULES, --env NAME=VALUE, --open-files N, --program COMMAND: as above
+#       --faults RULES, --open-files N, --program COMMAND: as above
 #       --input FILE         its standard input (default /dev/null)
 #       --output FILE        its standard output, which client_prints then cannot see
 #       Sets $client_pid $client_out $client_err.

@@ -67,7 +67,6 @@ take_options() {
                 skip "this step needs \"ulimit -n $open_files\", and \"ulimit -Hn\" allows $(ulimit -Hn)"
             fi
             ;;
-        --env) settings+=("$2") ;;
         --program) read -r -a command <<<"$2" ;;
         --input) input=$2 ;;
         --output) output=$2 ;;

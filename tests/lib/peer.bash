@@ -1,8 +1,6 @@
 # shellcheck shell=bash disable=SC2034 # other files of the helper and the tests use what is set here
 # peer.bash: clients that a test plays, with build/peer (peer.c).
 
-peer_out=''
-
 # look_at_server: notes what it does, and has logged, while its client waits. When the client has
 # given up, and left, both may look as if nothing had been wrong. So a look counts ($seen, $log_seen)
 # when another has come after it.
@@ -38,13 +36,12 @@ peer() {
 
     look_no_more
     peer_limits
-    peer_out=$BATS_TEST_TMPDIR/peer.out
     stretch 500000
     printf -v look '%d.%06d' $((REPLY / 1000000)) $((REPLY % 1000000))
     exec {peer_fd}< <(
         close_descriptors 2>/dev/null
         result=0
-        "$build/peer" "${limits[@]}" "$port" "$host" "$@" </dev/null 2>&1 >"$peer_out" || result=$?
+        "$build/peer" "${limits[@]}" "$port" "$host" "$@" </dev/null 2>&1 >/dev/null || result=$?
         echo "status $result"
     )
     while [[ -z $status ]]; do
@@ -160,27 +157,4 @@ tell_no_more() {
         rm -f "$BATS_TEST_TMPDIR/tell" "$BATS_TEST_TMPDIR/told"
         end_child "$tell_pid"
     fi
-}
-
-peer_says() {
-    read_all "$peer_out"
-    if [[ $REPLY != *"$1"* ]]; then
-        fail_with "the client of the test saw \"${REPLY//$'\n'/, }\""
-    fi
-}
-
-peer_figure() {
-    local name number whole fraction found=
-
-    while read -r name number _; do
-        if [[ $name == "$1" ]]; then
-            found=$number
-        fi
-    done <"$peer_out"
-    whole=${found%.*}
-    fraction=000000
-    if [[ $found == *.* ]]; then
-        fraction=${found#*.}000000
-    fi
-    REPLY=$((10#$whole * 1000 + 10#${fraction:0:3}))
 }

@@ -20,7 +20,7 @@
  * Left out on purpose: a step that sleeps and hopes. (`pause` is a client that thinks; it is no
  * way to wait for a server.)
  */
-#define _GNU_SOURCE /* memmem; Linux's IP_BIND_ADDRESS_NO_PORT */
+#define _GNU_SOURCE /* memmem */
 #include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
@@ -65,15 +65,11 @@ struct connection {
     char *name;
     struct connection *next; /* in the same bucket of the table of names */
     int fd;                  /* -1: not open */
-    bool connecting;         /* connect() has begun and nobody has asked for its result yet */
-    int connect_error;       /* what connect() said at once, when it did not say EINPROGRESS */
     uint64_t key;            /* the pattern's, made from the name */
-    size_t sent;        /* pattern bytes sent so far: where the next one stands in the stream */
-    size_t received;    /* pattern bytes received so far */
-    size_t piece;       /* sends go out in pieces of so many bytes; 0: as large as possible */
-    int rcvbuf, sndbuf; /* wanted socket buffers; 0: the system's */
-    struct sockaddr_storage from; /* wanted source address */
-    socklen_t from_length;        /* 0: none wanted */
+    size_t sent;     /* pattern bytes sent so far: where the next one stands in the stream */
+    size_t received; /* pattern bytes received so far */
+    size_t piece;    /* sends go out in pieces of so many bytes; 0: as large as possible */
+    int rcvbuf;      /* the wanted size of the receive buffer; 0: the system's */
 };
 
 /* One argument of a step, converted as its kind asks. */
@@ -83,8 +79,6 @@ struct value {
     size_t length; /* of bytes */
     size_t number;
     int64_t duration; /* in nanoseconds, like every time in here */
-    struct sockaddr_storage address;
-    socklen_t address_length;
 };
 
 struct step {
@@ -93,7 +87,7 @@ struct step {
     struct value values[VALUES];
 };
 
-enum kind { NONE, NAME, TEXT, BYTE, N, COUNT, MAXIMUM, MS, SECONDS, PID, SIGNAL, ADDRESS };
+enum kind { NONE, NAME, TEXT, BYTE, N, COUNT, MAXIMUM, MS, SECONDS, PID };
 
 /* What a command is for, and how often it runs. */
 enum {
@@ -332,9 +326,8 @@ static short wait_for(int fd, short events, int64_t until) {
 
 /* ---- Addresses ---- */
 
-/* Only numeric addresses: a name service would make a test depend on the network. */
-static bool parse_address(const char *host, const char *port, struct sockaddr_storage *result,
-                          socklen_t *length) {
+/* Sets the server's address. Only numeric ones: a name service would make a test depend on the network. */
+static bool parse_address(const char *host, const char *port) {
     struct addrinfo hints = {.ai_family = AF_UNSPEC,
                              .ai_socktype = SOCK_STREAM,
                              .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV};
@@ -343,8 +336,8 @@ static bool parse_address(const char *host, const char *port, struct sockaddr_st
     if (getaddrinfo(host, port, &hints, &found) != 0) {
         return false;
     }
-    memcpy(result, found->ai_addr, found->ai_addrlen);
-    *length = found->ai_addrlen;
+    memcpy(&address, found->ai_addr, found->ai_addrlen);
+    address_length = found->ai_addrlen;
     freeaddrinfo(found);
     return true;
 }
@@ -408,7 +401,6 @@ static struct connection *find(const char *name) {
 static void close_connection(struct connection *c) {
     close(c->fd);
     c->fd = -1;
-    c->connecting = false;
 }
 
 static void forget_connections(void) {
@@ -686,18 +678,6 @@ static void set_option(int fd, int level, int option, int value, const char *cal
     }
 }
 
-static void set_buffers(int fd, int rcvbuf, int sndbuf) {
-    if (fd < 0) { /* connect will set them */
-        return;
-    }
-    if (rcvbuf > 0) {
-        set_option(fd, SOL_SOCKET, SO_RCVBUF, rcvbuf, "setsockopt SO_RCVBUF");
-    }
-    if (sndbuf > 0) {
-        set_option(fd, SOL_SOCKET, SO_SNDBUF, sndbuf, "setsockopt SO_SNDBUF");
-    }
-}
-
 static void make_nonblocking(int fd) {
     int flags = fcntl(fd, F_GETFL);
 
@@ -724,90 +704,37 @@ static void start_stream(struct connection *c, int fd) {
     c->received = 0;
 }
 
-static void bind_source(const struct connection *c) {
-#ifdef IP_BIND_ADDRESS_NO_PORT
-    /* Let connect() choose the port: bind() would take a port that no other address shares. */
-    int on = 1;
-    setsockopt(c->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on);
-#endif
-    if (bind(c->fd, (const struct sockaddr *)&c->from, c->from_length) < 0) {
-        fail("bind: %s", strerror(errno));
+static void set_rcvbuf(int fd, int size) {
+    if (fd >= 0 && size > 0) {
+        set_option(fd, SOL_SOCKET, SO_RCVBUF, size, "setsockopt SO_RCVBUF");
     }
 }
 
-static void step_connect_start(struct connection *c, const struct value *value) {
+static void step_connect(struct connection *c, const struct value *value) {
+    int error = 0;
+    socklen_t length = sizeof error;
+
     (void)value;
     if (c->fd >= 0) {
         fail("the connection is open already");
     }
     start_stream(c, new_socket(address.ss_family));
-    set_buffers(c->fd, c->rcvbuf, c->sndbuf); /* before connect: it settles the window's scale */
-    if (c->from_length > 0) {
-        bind_source(c);
+    set_rcvbuf(c->fd, c->rcvbuf); /* before connect: it settles the window's scale */
+    if (connect(c->fd, (const struct sockaddr *)&address, address_length) == 0) {
+        return;
     }
-    int result = connect(c->fd, (const struct sockaddr *)&address, address_length);
-    c->connecting = true;
-    c->connect_error = result < 0 && errno != EINPROGRESS ? errno : 0;
-}
-
-/* How a started connect ends: 0, an errno, or -1 when it did not end before the deadline. */
-static int connect_result(struct connection *c) {
-    int error = c->connect_error;
-    socklen_t length = sizeof error;
-
-    if (error == 0 && wait_for(c->fd, POLLOUT, doing.deadline) == 0) {
-        return -1;
+    if (errno != EINPROGRESS) {
+        fail("%s", strerror(errno));
     }
-    c->connecting = false;
-    if (error == 0 && getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &length) < 0) {
+    if (wait_for(c->fd, POLLOUT, doing.deadline) == 0) {
+        fail("no answer within %g s (is the server's backlog full?)", in_seconds(limit));
+    }
+    if (getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &length) < 0) {
         fail("getsockopt SO_ERROR: %s", strerror(errno));
     }
-    return error;
-}
-
-static const char *connect_text(int error) {
-    if (error < 0) {
-        static char text[80];
-        snprintf(text, sizeof text, "no answer within %g s (is the server's backlog full?)",
-                 in_seconds(limit));
-        return text;
-    }
-    return error == 0 ? "the connection succeeded" : strerror(error);
-}
-
-static void step_connected(struct connection *c, const struct value *value) {
-    (void)value;
-    if (!c->connecting) {
-        fail("no connect was started, or its result is known already");
-    }
-    int error = connect_result(c);
     if (error != 0) {
-        fail("%s", connect_text(error));
+        fail("%s", strerror(error));
     }
-}
-
-static void step_connect(struct connection *c, const struct value *value) {
-    step_connect_start(c, value);
-    step_connected(c, value);
-}
-
-static void step_refused(struct connection *c, const struct value *value) {
-    if (!c->connecting) { /* it may go on from connect-start */
-        step_connect_start(c, value);
-    }
-    int error = connect_result(c);
-    if (error != ECONNREFUSED) {
-        fail("%s", connect_text(error));
-    }
-    close_connection(c);
-}
-
-static void step_from(struct connection *c, const struct value *value) {
-    if (value->address.ss_family != address.ss_family) {
-        fail("the server's address is of another family");
-    }
-    c->from = value->address;
-    c->from_length = value->address_length;
 }
 
 static int buffer_size(const struct value *value) {
@@ -816,12 +743,7 @@ static int buffer_size(const struct value *value) {
 
 static void step_rcvbuf(struct connection *c, const struct value *value) {
     c->rcvbuf = buffer_size(value);
-    set_buffers(c->fd >= 0 ? c->fd : listener, c->rcvbuf, 0);
-}
-
-static void step_sndbuf(struct connection *c, const struct value *value) {
-    c->sndbuf = buffer_size(value);
-    set_buffers(c->fd >= 0 ? c->fd : listener, 0, c->sndbuf);
+    set_rcvbuf(c->fd >= 0 ? c->fd : listener, c->rcvbuf);
 }
 
 static void step_local(struct connection *c, const struct value *value) {
@@ -922,28 +844,6 @@ static void step_fill(struct connection *c, const struct value *value) {
         }
     } while (wait_for(c->fd, POLLOUT, clock_now() + stretched(QUIET)) != 0);
     print("%s filled %zu", c->name, c->sent - start);
-}
-
-static void step_send_until_reset(struct connection *c, const struct value *value) {
-    size_t sent = 0;
-
-    (void)value;
-    while (true) {
-        make_pattern(c->key, c->sent, outgoing, 16);
-        ssize_t count = send(c->fd, outgoing, 16, MSG_NOSIGNAL);
-        if (count < 0 && (errno == EPIPE || errno == ECONNRESET)) {
-            return;
-        }
-        if (count < 0 && errno != EAGAIN && errno != EINTR) {
-            fail("send: %s", strerror(errno));
-        }
-        c->sent += count > 0 ? (size_t)count : 0;
-        sent += count > 0 ? (size_t)count : 0;
-        if (clock_now() > doing.deadline) {
-            fail("send still succeeds after %g s (%zu bytes)", in_seconds(limit), sent);
-        }
-        wait_for(c->fd, 0, clock_now() + MILLISECOND); /* a reset ends this wait */
-    }
 }
 
 static void step_shutdown(struct connection *c, const struct value *value) {
@@ -1093,18 +993,6 @@ static void step_eof(struct connection *c, const struct value *value) {
         fail("got %zd bytes %s", count, quoted(incoming, (size_t)count));
     }
     if (count < 0) {
-        fail("got %s", ending(count, 0, NULL));
-    }
-}
-
-static void step_reset_seen(struct connection *c, const struct value *value) {
-    ssize_t count = receive(c, incoming, CHUNK, doing.deadline);
-
-    (void)value;
-    if (count > 0) {
-        fail("got %zd bytes %s", count, quoted(incoming, (size_t)count));
-    }
-    if (count == 0 || errno != ECONNRESET) {
         fail("got %s", ending(count, 0, NULL));
     }
 }
@@ -1355,11 +1243,6 @@ static void step_cont(struct connection *c, const struct value *value) {
     send_signal(value, SIGCONT);
 }
 
-static void step_signal(struct connection *c, const struct value *value) {
-    (void)c;
-    send_signal(value, (int)value[1].number);
-}
-
 /* ---- Steps: the script ---- */
 
 static void step_say(struct connection *c, const struct value *value) {
@@ -1403,14 +1286,9 @@ static const struct command commands[] = {
     {"@NAME", {NAME}, BOTH, step_name, "the next steps are for NAME; @c1..200: for c1 to c200"},
 
     {"connect", {NONE}, CLIENT | EACH, step_connect, "connect, and wait for the result"},
-    {"connect-start", {NONE}, CLIENT | EACH, step_connect_start, "begin to connect"},
-    {"connected", {NONE}, CLIENT | EACH | OPEN, step_connected, "wait until the connect is done"},
-    {"refused", {NONE}, CLIENT | EACH, step_refused, "connect (or go on); it must be refused"},
-    {"from", {ADDRESS}, CLIENT | EACH, step_from, "source address of later connects"},
     {"accept", {NONE}, SERVER | EACH, step_accept, "wait for the next connection"},
     {"no-accept", {MS}, SERVER, step_no_accept, "for MS no client may connect"},
     {"rcvbuf", {N}, BOTH | EACH, step_rcvbuf, "receive buffer size of later connections"},
-    {"sndbuf", {N}, BOTH | EACH, step_sndbuf, "send buffer size of later connections"},
     {"local", {NONE}, TALK, step_local, "print \"NAME 127.0.0.1:PORT\""},
 
     {"send", {TEXT}, TALK, step_send, "send all of TEXT, without reading"},
@@ -1421,7 +1299,6 @@ static const struct command commands[] = {
     {"shutdown", {NONE}, TALK, step_shutdown, "half-close: send end of file"},
     {"close", {NONE}, TALK, step_close, "close; NAME can connect again"},
     {"reset", {NONE}, TALK, step_reset, "close with a reset (SO_LINGER 0)"},
-    {"send-until-reset", {NONE}, TALK, step_send_until_reset, "16 bytes per ms until send fails"},
 
     {"expect", {TEXT}, TALK, step_expect, "TEXT must arrive next"},
     {"expect-bytes", {N}, TALK, step_expect_bytes, "N pattern bytes must arrive next"},
@@ -1431,7 +1308,6 @@ static const struct command commands[] = {
     {"drain", {NONE}, TALK, step_drain, "all pattern bytes sent so far must come back"},
     {"silence", {MS}, BOTH | OPEN, step_silence, "for MS nothing may arrive on any connection"},
     {"eof", {NONE}, TALK, step_eof, "end of file must come next"},
-    {"reset-seen", {NONE}, TALK, step_reset_seen, "a reset must come next"},
     {"gone", {NONE}, TALK, step_gone, "end of file or a reset must come, data may come before"},
 
     {"exchange", {N}, TALK, step_exchange, "send N pattern bytes, read their echo"},
@@ -1454,7 +1330,6 @@ static const struct command commands[] = {
 
     {"stop", {PID}, BOTH, step_stop, "send SIGSTOP, and wait until the process has stopped"},
     {"cont", {PID}, BOTH, step_cont, "send SIGCONT"},
-    {"signal", {PID, SIGNAL}, BOTH, step_signal, "send a signal, by its name: USR1"},
 
     {"say", {TEXT}, BOTH, step_say, "print TEXT"},
     {"hold", {NONE}, BOTH, step_hold, "wait for a line or the end of stdin; SIGTERM: exit 0"},
@@ -1464,8 +1339,7 @@ static const size_t command_count = sizeof commands / sizeof commands[0];
 
 static const char *const kind_names[] = {
     [NONE] = "",       [NAME] = "",         [TEXT] = "TEXT", [BYTE] = "BYTE",       [N] = "N",
-    [COUNT] = "COUNT", [MAXIMUM] = "[MAX]", [MS] = "MS",     [SECONDS] = "SECONDS", [PID] = "PID",
-    [SIGNAL] = "NAME", [ADDRESS] = "ADDR"};
+    [COUNT] = "COUNT", [MAXIMUM] = "[MAX]", [MS] = "MS",     [SECONDS] = "SECONDS", [PID] = "PID"};
 
 static void print_help(void) {
     printf(
@@ -1558,23 +1432,6 @@ static bool parse_duration(const char *word, int64_t unit, int64_t *result) {
     return true;
 }
 
-static bool parse_signal(const char *word, size_t *number) {
-    static const struct {
-        const char *name;
-        int number;
-    } signals[] = {{"HUP", SIGHUP},   {"INT", SIGINT},   {"QUIT", SIGQUIT}, {"USR1", SIGUSR1},
-                   {"USR2", SIGUSR2}, {"PIPE", SIGPIPE}, {"ALRM", SIGALRM}, {"TERM", SIGTERM},
-                   {"CHLD", SIGCHLD}, {"CONT", SIGCONT}, {"STOP", SIGSTOP}, {"KILL", SIGKILL}};
-
-    for (size_t i = 0; i < sizeof signals / sizeof signals[0]; i++) {
-        if (strcmp(word, signals[i].name) == 0) {
-            *number = (size_t)signals[i].number;
-            return true;
-        }
-    }
-    return false;
-}
-
 /* NAME, or c1..200: PREFIX, FIRST..LAST. */
 struct range {
     int prefix_length; /* of the whole name, when it is no range */
@@ -1623,10 +1480,6 @@ static bool parse_value(enum kind kind, struct value *value) {
         return parse_duration(value->word, MILLISECOND, &value->duration);
     case SECONDS:
         return parse_duration(value->word, SECOND, &value->duration);
-    case SIGNAL:
-        return parse_signal(value->word, &value->number);
-    case ADDRESS:
-        return parse_address(value->word, "0", &value->address, &value->address_length);
     default:
         return false;
     }
@@ -1940,7 +1793,7 @@ int main(int argc, char **argv) {
     if (optind >= argc) {
         usage_error("%s is missing (see peer -h)", port == NULL ? "PORT" : "STEP");
     }
-    if (!parse_address(host, port, &address, &address_length)) {
+    if (!parse_address(host, port)) {
         usage_error("HOST %s is not a numeric address", host);
     }
     int side = mode == 0 ? CLIENT : SERVER;
