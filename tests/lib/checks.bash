@@ -31,10 +31,7 @@ END
 }
 
 serve_one_client() {
-    command=("$build/peer" "$port" "$host" connect hold)
-    settings=()
-    open_files=
-    launch /dev/null /dev/null /dev/null
+    launch_peer /dev/null /dev/null /dev/null "$port" "$host" connect hold
 }
 
 ends_for_an_error() {

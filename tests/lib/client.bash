@@ -13,10 +13,7 @@ serve() {
     fi
     serve_out=$BATS_TEST_TMPDIR/serve.$((++serve_count))
     serve_err=$serve_out.err
-    command=("$build/peer" "$side" "$@")
-    settings=()
-    open_files=
-    launch /dev/null "$serve_out" "$serve_err"
+    launch_peer /dev/null "$serve_out" "$serve_err" "$side" "$@"
     serve_pid=$launched
     wait_until "build/peer to listen" serve_listens
 }

@@ -36,6 +36,14 @@ launch() {
     children+=("$launched")
 }
 
+# launch_peer INPUT OUTPUT ERRORS [ARGUMENT]...: the same for build/peer
+launch_peer() {
+    command=("$build/peer" "${@:4}")
+    settings=()
+    open_files=
+    launch "$1" "$2" "$3"
+}
+
 become_command() {
     close_descriptors
     if [[ -n $open_files ]]; then

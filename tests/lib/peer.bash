@@ -5,6 +5,7 @@
 # given up, and left, both may look as if nothing had been wrong. So a look counts ($seen, $log_seen)
 # when another has come after it.
 look_at_server() {
+    [[ -n $server_pid ]] || return 0
     seen=$last_seen
     log_seen=$last_log
     server_doing
@@ -29,37 +30,40 @@ peer_limits() {
     limits+=(-T "$REPLY")
 }
 
-# Runs build/peer and looks at the server while it waits: by the time that it has given up, its
-# connections are closed, and a server that hung in one of them goes on.
+# next_line FD: $line = the next line of a peer's output. Looks at the server whenever none has come for half a
+# second. Fails when the peer has ended and has printed no more.
+next_line() {
+    local part result half_a_second
+
+    line=
+    stretch 500000
+    in_seconds "$REPLY"
+    half_a_second=$REPLY
+    while :; do
+        read -r -t "$half_a_second" -u "$1" part && result=0 || result=$?
+        line+=$part # when its time is up, read returns what has come: perhaps half a line
+        ((result > 128)) || return "$result"
+        look_at_server
+    done
+}
+
+# Runs build/peer to the end. Its connections are closed by then.
 peer() {
-    local part result line='' text='' status='' look
+    local line text='' status=0 fd pid
 
     look_no_more
     peer_limits
-    stretch 500000
-    printf -v look '%d.%06d' $((REPLY / 1000000)) $((REPLY % 1000000))
-    exec {peer_fd}< <(
+    exec {fd}< <(
         close_descriptors 2>/dev/null
-        result=0
-        "$build/peer" "${limits[@]}" "$port" "$host" "$@" </dev/null 2>&1 >/dev/null || result=$?
-        echo "status $result"
+        exec "$build/peer" "${limits[@]}" "$port" "$host" "$@" </dev/null 2>&1 >/dev/null
     )
-    while [[ -z $status ]]; do
-        read -r -t "$look" -u "$peer_fd" part && result=0 || result=$?
-        line+=$part # when its time is up, read hands over what it has: perhaps half a line
-        if ((result > 128)); then
-                    look_at_server
-            continue
-        fi
-        case $line in
-        "status "*) status=${line#* } ;;
-        ?*) text+=${text:+$'\n'}$line ;;
-        esac
-        line=
-        ((result == 0)) || status=${status:-none}
+    pid=$!
+    while next_line "$fd"; do
+        text+=${text:+$'\n'}$line
     done
-    exec {peer_fd}<&-
-    [[ $status == 0 ]] || peer_failed "$text"
+    exec {fd}<&-
+    wait "$pid" || status=$?
+    ((status == 0)) || peer_failed "$text"
 }
 
 # peer_failed TEXT: what peer said ("peer: step 3, a: expect ...").
@@ -80,7 +84,7 @@ peer_failed() {
         fi
         [[ $text == *" within "* ]] || nap
     done
-    if [[ $text =~ took\ more\ than\ that\ \(([0-9]+) ]]; then
+    if [[ $text =~ goes\ on\ reading:\ it\ has\ taken\ ([0-9]+) ]]; then
         text="the server went on reading: it took $((BASH_REMATCH[1] / 1048576)) MiB from a client that read nothing"
     fi
     explain "$text"
@@ -101,53 +105,37 @@ tell_out=''
 told=''
 
 tell() {
-    local word line='' look part result answer='' ended
+    local word words='' line
 
     look_no_more
-    if [[ -z $tell_in ]]; then
-        mkfifo "$BATS_TEST_TMPDIR/tell" "$BATS_TEST_TMPDIR/told"
-        exec {tell_in}<>"$BATS_TEST_TMPDIR/tell" {tell_out}<>"$BATS_TEST_TMPDIR/told"
-        peer_limits
-        command=("$build/peer" "${limits[@]}" "$port" "$host" -)
-        settings=()
-        open_files=
-        launch "$BATS_TEST_TMPDIR/tell" "$BATS_TEST_TMPDIR/told" "$BATS_TEST_TMPDIR/tell.err"
-        tell_pid=$launched
-    fi
+    [[ -n $tell_in ]] || start_conversation
     for word in "$@"; do
         if [[ $word == *[[:blank:]]* ]]; then
             word=\"${word//\"/\\\"}\"
         fi
-        line+="$word "
+        words+="$word "
     done
-    printf '%s\n' "$line" >&"$tell_in"
-    stretch 500000
-    printf -v look '%d.%06d' $((REPLY / 1000000)) $((REPLY % 1000000))
-    while :; do
-        # Looked at before the read: what the peer said last is then in the pipe, and is read below.
-        is_running "$tell_pid" && ended='' || ended=yes
-        read -r -t "$look" -u "$tell_out" part && result=0 || result=$?
-        answer+=$part # as above
-        case $answer in
+    printf '%s\n' "$words" >&"$tell_in"
+    while next_line "$tell_out"; do
+        case $line in
         ok) return ;;
-        "peer: "*)
-            ((result > 0)) || break
-            ;;
-        ?*)
-            if ((result == 0)); then
-                told=$answer
-                answer=
-            fi
-            ;;
+        "peer: "*) break ;;
+        *) told=$line ;;
         esac
-        if ((result > 0)); then
-            [[ -z $ended ]] || break
-                    if [[ -n $server_pid ]]; then
-                look_at_server
-            fi
-        fi
     done
-    peer_failed "$answer"
+    peer_failed "$line"
+}
+
+# The peer reads steps from one fifo, and prints to another. Only the peer can write to the second one, so that
+# we read end of file when it has ended.
+start_conversation() {
+    mkfifo "$BATS_TEST_TMPDIR/tell" "$BATS_TEST_TMPDIR/told"
+    exec {tell_in}<>"$BATS_TEST_TMPDIR/tell"
+    peer_limits
+    launch_peer "$BATS_TEST_TMPDIR/tell" "$BATS_TEST_TMPDIR/told" "$BATS_TEST_TMPDIR/tell.err" \
+        "${limits[@]}" "$port" "$host" -
+    tell_pid=$launched
+    exec {tell_out}<"$BATS_TEST_TMPDIR/told"
 }
 
 tell_no_more() {
