@@ -60,7 +60,7 @@ in_words() {
 
 # start_server STAGE [OPTION...]: sets server to its process and port to its port.
 start_server() {
-    local program=build/$1/server line="" tries
+    local program=build/$1/server line tries
     shift
     log=$(mktemp "$scratch/log.XXXXXX")
     (
@@ -70,12 +70,11 @@ start_server() {
     server=$!
     children+=("$server")
     for ((tries = 0; tries < 500; tries++)); do
-        read -r line <"$log"
-        port=${line##* port }
-        [[ $line == "starting up on "* && $port =~ ^[0-9]+$ ]] && return
+        has_first_line "$log" && return
         kill -0 "$server" 2>/dev/null || break
         sleep 0.01
     done
+    read -r line <"$log"
     complaint="$program did not start: ${line:-it printed nothing}"
 }
 

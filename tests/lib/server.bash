@@ -14,20 +14,8 @@ launch_server() {
     server_pid=$launched
 }
 
-# The first line may come on stdout or on stderr, and after others (a run-time's warnings).
 has_started_up() {
-    local line text
-
-    # Only the beginning is read: a server that prints without end would keep us here.
-    IFS= read -r -N 65536 text <"$server_log" || :
-    while read -r line; do
-        if [[ $line =~ ^starting\ up\ on\ ([^ ]+)\ port\ ([0-9]+) ]]; then
-            host=${BASH_REMATCH[1]}
-            port=${BASH_REMATCH[2]}
-            return 0
-        fi
-    done <<<"$text"
-    return 1
+    has_first_line "$server_log"
 }
 
 start_server() {

@@ -10,6 +10,23 @@ variable_of() {
     REPLY=${REPLY//-/_}
 }
 
+# has_first_line LOG: whether a server has printed "starting up on 127.0.0.1 port 10000". Sets $host and $port. Other
+# lines may come before, such as warnings of a run-time.
+has_first_line() {
+    local line text
+
+    # Only the beginning is read, because a server that prints without end would keep us here.
+    IFS= read -r -N 65536 text <"$1" || :
+    while read -r line; do
+        if [[ $line =~ ^starting\ up\ on\ ([^ ]+)\ port\ ([0-9]+) ]]; then
+            host=${BASH_REMATCH[1]}
+            port=${BASH_REMATCH[2]}
+            return 0
+        fi
+    done <<<"$text"
+    return 1
+}
+
 # ---- Processes and descriptors -----------------------------------------------------------------
 
 # processes_below DIRECTORY: prints the IDs of all processes whose TMPDIR is DIRECTORY or is in it. A run
