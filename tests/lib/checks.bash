@@ -1,8 +1,8 @@
 # shellcheck shell=bash disable=SC2034 # other files of the helper and the tests use what is set here
-# checks.bash: whole checks that steps of several programs share, and what they need.
+# checks.bash: checks that steps of several programs share, and what they need.
 
-# Skips the test where so many descriptors are not allowed. Whoever plays so many clients needs as many
-# as the server.
+# needs_open_files N: skips the test if a process may not open N descriptors. (build/peer needs as many as the
+# server.)
 needs_open_files() {
     local limit
 
@@ -12,7 +12,8 @@ needs_open_files() {
     fi
 }
 
-# By bash -c, for a bash that runs a script keeps the script itself open, as 255, until exec.
+# hold_descriptors LAST COMMAND: REPLY = a script that opens all descriptors up to LAST and then becomes COMMAND, for
+# start_server --program. (The script uses bash -c, because a bash that runs a script keeps it open as 255.)
 hold_descriptors() {
     local last=$1 script=$BATS_TEST_TMPDIR/holder
 
@@ -30,10 +31,13 @@ END
     REPLY=$script
 }
 
+# serve_one_client: connects a client in the background. The test goes on at once, and ignores what happens to it.
 serve_one_client() {
     launch_peer /dev/null /dev/null /dev/null "$port" "$host" connect hold
 }
 
+# ends_for_an_error NAME COMMAND RULE: ends the test unless the companion NAME, started by COMMAND, exits with
+# status 1 and prints one line when RULE, for faults.so, makes a call fail.
 ends_for_an_error() {
     local call=${3%%:*}
 
@@ -50,6 +54,8 @@ ends_for_an_error() {
     ! log_has "Invalid argument" 2 || fail_with "more than one line that says \"Invalid argument\""
 }
 
+# refuses_high_listener NAME COMMAND: ends the test unless NAME, started by COMMAND, exits with status 1 when
+# select() cannot watch its listener.
 refuses_high_listener() {
     expected "$1 to exit with status 1, without a first line, when all descriptors below FD_SETSIZE are taken"
     because "FD_SET() with the listener writes past the end of the set. Compare its descriptor with FD_SETSIZE (1024) before you listen"

@@ -4,6 +4,9 @@
 serve_pid=''
 serve_count=0
 
+# serve [-b|-f] STEP...: a server, played by build/peer in the background, takes these steps for the client under
+# test. Sets $host and $port. With -b it binds but does not listen, so that connects are refused. With -f its
+# backlog is full, so that connects get no answer.
 serve() {
     local side=-l
 
@@ -18,6 +21,7 @@ serve() {
     wait_until "build/peer to listen" serve_listens
 }
 
+# serve_listens: true if it listens. Sets $host and $port.
 serve_listens() {
     local line
 
@@ -31,6 +35,7 @@ serve_listens() {
     host=${host%% *}
 }
 
+# serve_ends: waits until its steps are done. Ends the test if one of them failed.
 serve_ends() {
     local text
 
@@ -49,6 +54,9 @@ client_pid=''
 client_out=''
 client_err=''
 
+# start_client [OPTION VALUE]... [ARGUMENT]...: starts the client with these arguments and no others. Sets
+# $client_pid, and $client_out and $client_err, the files with its standard output and standard error. The
+# options are in tests/README.md.
 start_client() {
     if [[ -z ${CLIENT-} ]]; then
         compile "$build/$stage_directory/client" "$course/$stage_directory/client.c" ||
@@ -64,6 +72,7 @@ start_client() {
     client_pid=$launched
 }
 
+# client_ends STATUS: waits until the client ends. Ends the test if its exit status is not STATUS.
 client_ends() {
     if ! await has_ended "$client_pid"; then
         doing "$client_pid"
@@ -76,6 +85,7 @@ client_ends() {
     fi
 }
 
+# run_client STATUS [OPTION VALUE]... [ARGUMENT]...: both.
 run_client() {
     local status=$1
 
@@ -84,6 +94,7 @@ run_client() {
     client_ends "$status"
 }
 
+# client_prints TEXT: ends the test if the client's standard output lacks TEXT.
 client_prints() {
     read_all "$client_out"
     if [[ $REPLY != *"$1"* ]]; then
@@ -91,11 +102,14 @@ client_prints() {
     fi
 }
 
-# Here "*" stands for anything.
+# client_complains [TEXT]: ends the test if the client's standard error lacks TEXT, in capital or small letters; if
+# it is empty, without TEXT. A * in TEXT stands for anything.
 client_complains() {
+    local text=${1-?}
+
     read_all "$client_err"
-    # shellcheck disable=SC2053 # the stars are meant
-    if [[ $REPLY != *$1* ]]; then
+    # shellcheck disable=SC2053 # TEXT is a pattern
+    if [[ ${REPLY,,} != *${text,,}* ]]; then
         REPLY=${REPLY%$'\n'}
         fail_with "the client's standard error says \"${REPLY//$'\n'/, }\""
     fi

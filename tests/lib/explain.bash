@@ -1,18 +1,23 @@
 # shellcheck shell=bash disable=SC2034 # other files of the helper and the tests use what is set here
 # explain.bash: finds the cause that fits what was seen.
 #
-# A test gives the likely cause of the failure that it is about. A server may fail in another way: then the
-# symptom tells more. So these replace the cause, except where it already speaks of what was seen.
+# A test gives the likely cause of the failure that it is about. When a server fails in another way, the symptom
+# tells more than the test. Then these functions replace the cause, unless it already names what was seen.
 
-# unless_it_says PATTERN TEXT: the cause is TEXT, unless the one that the test gave matches PATTERN.
+# is_sanitizer_report TEXT: true if TEXT holds a report of AddressSanitizer or UndefinedBehaviorSanitizer.
+is_sanitizer_report() {
+    [[ $1 == *"ERROR: AddressSanitizer"* || $1 == *"runtime error:"* ]]
+}
+
+# unless_it_says PATTERN TEXT: the cause is TEXT, unless the cause that the test gave matches PATTERN.
 unless_it_says() {
     [[ -n $because_text && $because_text =~ $1 ]] || because "$2"
 }
 
-# explain_the_end: the server has ended, though it should not have ($server_end).
+# explain_the_end: the server has ended although it should not, in the way of $server_end.
 explain_the_end() {
     read_end "$server_log"
-    if [[ $REPLY == *"ERROR: AddressSanitizer"* || $REPLY == *"runtime error:"* ]]; then
+    if is_sanitizer_report "$REPLY"; then
         because "the server uses memory or arithmetic wrongly. The report in the log below says where"
         return
     fi
@@ -31,7 +36,7 @@ explain_the_end() {
     esac
 }
 
-# explain TEXT: a client of the test saw this, and the server is still there.
+# explain TEXT: a client of the test saw TEXT, and the server still runs.
 explain() {
     case $1 in
     *"Connection refused"*)
@@ -60,7 +65,7 @@ explain_spinning() {
         "the loop calls something that returns at once, again and again: a call that cannot block, or a wait for a descriptor that is always ready. See which with strace -p"
 }
 
-# explain_options: the server did not start. If it was given an option: it may not know it.
+# explain_options: the server did not start. If it was given an option, it may not know this option.
 explain_options() {
     local argument texts=''
 

@@ -3,17 +3,19 @@
 
 expected_text=''
 because_text=''
-log_then='' # the server's log when it was last right to look at; empty: it is what it is now
+log_then='' # what to show of the server's log; empty: what it says now
 
+# expected TEXT: what must happen next. Without it, a failure shows the title of the step.
 expected() {
     expected_text=$1
 }
 
+# because TEXT: the likely cause if it does not happen.
 because() {
     because_text=$1
 }
 
-# say_key KEY LINE...: the key stands before the first line only.
+# say_key KEY LINE...: prints the lines, with the key before the first one.
 say_key() {
     local key=$1 line
 
@@ -24,20 +26,20 @@ say_key() {
     done
 }
 
-# last_lines TEXT: sets $lines to its last three, escaped, none longer than 80 characters; or to the first
-# eight of a sanitizer's report.
+# last_lines TEXT: sets $lines to the last three lines of TEXT, or to the first eight of a sanitizer's report in it.
+# They are escaped, and cut after 80 characters.
 last_lines() {
     local line i LC_ALL=C
 
     mapfile -t lines <<<"${1%$'\n'}"
     [[ -n $1 ]] || lines=()
     for i in "${!lines[@]}"; do
-        if [[ ${lines[i]} == *"ERROR: AddressSanitizer"* || ${lines[i]} == *"runtime error:"* ]]; then
+        if is_sanitizer_report "${lines[i]}"; then
             lines=("${lines[@]:i:8}")
             break
         fi
     done
-    if ((${#lines[@]} > 3)) && [[ ${lines[0]} != *"ERROR: AddressSanitizer"* && ${lines[0]} != *"runtime error:"* ]]; then
+    if ((${#lines[@]} > 3)) && ! is_sanitizer_report "${lines[0]}"; then
         lines=("${lines[@]: -3}")
     fi
     for i in "${!lines[@]}"; do
@@ -52,6 +54,8 @@ last_lines() {
     done
 }
 
+# fail_with GOT [LINE...]: ends the test. GOT is what came instead of what was expected. (After the test, while
+# teardown looks at the server, it returns 1.)
 fail_with() {
     local number=${BATS_TEST_DESCRIPTION%% *} sentence=${BATS_TEST_DESCRIPTION#* }
     local page=${BATS_TEST_FILENAME##*/} lines
@@ -66,7 +70,7 @@ fail_with() {
     page=${page%.bats}/STEPS.md
     [[ $number == [0-9]* && -e $course/$page ]] || page=${page%STEPS.md}README.md # companions are in there
     say_key read "$page, step $number"
-    # Where time was the judge:
+    # If a limit of time decided:
     if [[ "$*" =~ within\ [0-9.]+\ s|gave\ up\ waiting|did\ not\ exit|it\ took\ [0-9]|too\ late|longer\ than ]]; then
         say_key note "if this machine is slow or busy, try again with SLOW=3, which makes every limit three times as long"
     fi
@@ -86,6 +90,6 @@ fail_with() {
     if [[ -n $ending ]]; then
         return 1
     fi
-    BATS_DEBUG_LAST_STACK_TRACE_IS_VALID=1 # so bats names the line of the test, not the one before
-    exit 1                                 # however deep we are: the test is over
+    BATS_DEBUG_LAST_STACK_TRACE_IS_VALID=1 # bats then names the line of the test, not the one before
+    exit 1
 }

@@ -1,15 +1,16 @@
 # shellcheck shell=bash disable=SC2034 # other files of the helper and the tests use what is set here
-# family.bash: the processes of a server. A server is judged together with its descendants, because SERVER may
-# be a wrapper script, or start a process per client.
+# family.bash: the processes of a server, and what they do. A server is judged together with its descendants,
+# because SERVER may be a wrapper script, or start a process per client.
 
-# A server is judged together with its descendants: a wrapper's program, or a child per client. They are
-# in its process group (see launch), or their parent is in its family. /proc is searched again each time,
-# but each process in it is read only once. A descendant is younger, so its number is higher.
-declare -gA kinship
-family_of=''
-family_until=0
+# relation[SERVER:PID] says whether a process belongs to the server: "group" if it is in the server's process
+# group (see launch), "descendant" if it has left that group but its parent belongs to the server, or "none".
+# find_family reads each process of /proc only once. A descendant is younger than the server, and so its number
+# is higher.
+declare -gA relation
+family_of=''   # the server of which $family is the list
+family_until=0 # the list is good until then, in microseconds
 
-# find_family: sets $family to the processes of the server that run or are zombies
+# find_family: sets $family to the processes of the server, among them zombies.
 find_family() {
     local directory pid line fields
 
@@ -23,28 +24,28 @@ find_family() {
     fi
     family_of=$server_pid
     family_until=$((${EPOCHREALTIME//[!0-9]/} + 50000)) # a search costs a millisecond or more
-    kinship[$server_pid:$server_pid]=kin
+    relation[$server_pid:$server_pid]=group
     for directory in /proc/[1-9]*; do
         pid=${directory#/proc/}
         ((pid >= server_pid)) || continue
-        if [[ -z ${kinship[$server_pid:$pid]-} ]]; then
+        if [[ -z ${relation[$server_pid:$pid]-} ]]; then
             read -r line 2>/dev/null <"$directory/stat" || continue
             read -r -a fields <<<"${line##*) }"
             if [[ ${fields[2]} == "$server_pid" ]]; then
-                kinship[$server_pid:$pid]=kin
-            elif [[ ${kinship[$server_pid:${fields[1]}]-stranger} != stranger ]]; then
-                kinship[$server_pid:$pid]=leader # of a group of its own, or in such a one
+                relation[$server_pid:$pid]=group
+            elif [[ ${relation[$server_pid:${fields[1]}]-none} != none ]]; then
+                relation[$server_pid:$pid]=descendant
             else
-                kinship[$server_pid:$pid]=stranger
+                relation[$server_pid:$pid]=none
             fi
         fi
-        if [[ ${kinship[$server_pid:$pid]} != stranger ]]; then
+        if [[ ${relation[$server_pid:$pid]} != none ]]; then
             family+=("$pid")
         fi
     done
 }
 
-# has_socket PID: what serves has a socket, but a wrapper has none
+# has_socket PID: true if the process has a socket. A process that serves clients has one, a wrapper has none.
 has_socket() {
     local fd
 
@@ -54,12 +55,12 @@ has_socket() {
     return 1
 }
 
-# find_workers: sets $family to those processes of the server that have a socket, if there are any
+# find_workers: sets $family to those processes of the server that have a socket; to all, if none has one.
 find_workers() {
     local pid workers=()
 
     find_family
-    family_of= # what follows is not all of it
+    family_of= # the next find_family must search again
     ((${#family[@]} > 1)) || return 0
     for pid in "${family[@]}"; do
         ! has_socket "$pid" || workers+=("$pid")
@@ -67,6 +68,7 @@ find_workers() {
     ((${#workers[@]} == 0)) || family=("${workers[@]}")
 }
 
+# family_has_ended: true if all processes of the server have ended.
 family_has_ended() {
     local pid
 
@@ -76,7 +78,8 @@ family_has_ended() {
     done
 }
 
-# signal_family SIGNAL: to all of the server, and only once: it may stop itself again after a SIGCONT
+# signal_family SIGNAL: sends the signal to each process of the server, once. (A second SIGCONT could come after
+# the server has stopped itself again.)
 signal_family() {
     local pid
 
@@ -84,12 +87,12 @@ signal_family() {
     {
         kill -"$1" -- "-$server_pid" || :
         for pid in "${family[@]}"; do
-            [[ ${kinship[$server_pid:$pid]-} != leader ]] || kill -"$1" "$pid" || :
+            [[ ${relation[$server_pid:$pid]-} != descendant ]] || kill -"$1" "$pid" || :
         done
     } 2>/dev/null
 }
 
-# Has a process of the server stopped itself?
+# server_is_stopped: true if a process of the server is stopped: it may have stopped itself (--faults).
 server_is_stopped() {
     local pid
 
@@ -100,7 +103,7 @@ server_is_stopped() {
     return 1
 }
 
-# Has all of it stopped?
+# family_is_stopped: true if all processes of the server are stopped.
 family_is_stopped() {
     local pid
 
@@ -110,9 +113,9 @@ family_is_stopped() {
     done
 }
 
-# doing PID: REPLY = "is blocked in recv on fd 4". From /proc/PID/syscall: the number of the call
-# and its arguments. Only a process's forebear may read it on many machines, so we read it here and
-# not in a child. Where we may not, /proc/PID/wchan names the kernel's own function.
+# doing PID: REPLY = what the process does: "is blocked in recv on fd 4". /proc/PID/syscall has the number of
+# the call and its arguments. On many machines only an ancestor of the process may read it: therefore bash reads
+# it, and not a program. Where it may not be read, /proc/PID/wchan names a function of the kernel.
 doing() {
     local number first
 
@@ -146,7 +149,7 @@ doing() {
     esac
 }
 
-# server_doing: the same for each process of the server that serves, up to three
+# server_doing: REPLY = what those processes of the server do that serve clients, at most three of them.
 server_doing() {
     local pid text='' first='' count=0
 
@@ -164,7 +167,7 @@ server_doing() {
     REPLY=${text:-has ended}
 }
 
-# call_name NUMBER: REPLY = the name under which a program calls it
+# call_name NUMBER: REPLY = the name of the system call, as a program calls it.
 call_name() {
     case $HOSTTYPE-$1 in
     x86_64-43 | x86_64-288 | aarch64-202 | aarch64-242) REPLY=accept ;;

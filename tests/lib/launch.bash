@@ -1,10 +1,11 @@
 # shellcheck shell=bash disable=SC2034 # other files of the helper and the tests use what is set here
 # launch.bash: starts programs, and waits for their end.
 
-# Everything that the test starts is in here, until it has ended.
+# The processes that the test has started and not waited for. teardown ends them.
 children=()
 
-# A child of ours that has ended is a zombie until we wait for it. $state is its state letter.
+# is_running PID: true if the process exists and is no zombie. (A child that has ended stays a zombie until
+# reap waits for it.) Sets $state to its state letter, as ps shows it.
 is_running() {
     local line
 
@@ -15,6 +16,7 @@ is_running() {
     [[ $state != [ZX] ]]
 }
 
+# has_ended PID, is_stopped PID: true if it has ended, or is stopped by a signal.
 has_ended() {
     ! is_running "$1"
 }
@@ -23,11 +25,12 @@ is_stopped() {
     is_running "$1" && [[ $state == T ]]
 }
 
-# launch INPUT OUTPUT ERRORS: starts "${command[@]}" with "${settings[@]}" (NAME=VALUE...) in the
-# background, and sets $launched. Its signals are those of a program that was started by hand: a
-# command that a script starts with & ignores SIGINT, and some runners let their children ignore
-# SIGPIPE. As the leader of a process group it can be ended with its own children (SERVER may be a
-# script).
+# launch INPUT OUTPUT ERRORS: starts "${command[@]}" in the background, with the environment "${settings[@]}"
+# (NAME=VALUE...) and at most $open_files descriptors, if that is set. $launched = its process ID.
+#
+# Its signals have their default actions, as if it had been started by hand: a command that a script starts
+# with & ignores SIGINT, and some test runners let their children ignore SIGPIPE. It leads a process group of
+# its own, so that its children can be ended with it.
 launch() {
     set -m
     (become_command) <"$1" >>"$2" 2>>"$3" &
@@ -36,7 +39,7 @@ launch() {
     children+=("$launched")
 }
 
-# launch_peer INPUT OUTPUT ERRORS [ARGUMENT]...: the same for build/peer
+# launch_peer INPUT OUTPUT ERRORS [ARGUMENT]...: starts build/peer in the same way.
 launch_peer() {
     command=("$build/peer" "${@:4}")
     settings=()
@@ -44,6 +47,7 @@ launch_peer() {
     launch "$1" "$2" "$3"
 }
 
+# become_command: runs in the background process of launch.
 become_command() {
     close_descriptors
     if [[ -n $open_files ]]; then
@@ -53,8 +57,9 @@ become_command() {
     exec env --default-signal=PIPE,INT,QUIT "${settings[@]}" "${command[@]}"
 }
 
-# Sets $command, $settings, $open_files, $input and $output from the options, and $arguments from the
-# rest.
+# take_options [OPTION VALUE]... [ARGUMENT]...: reads the options of start_server and start_client. Sets
+# $settings, $open_files, $input and $output; $command, if --program is among them; and $arguments to the rest.
+# Skips the test if --open-files asks for more than is allowed.
 take_options() {
     # A sanitizer keeps freed memory for a while, which would look like a leak.
     local asan_options=quarantine_size_mb=0:thread_local_quarantine_size_kb=0${ASAN_OPTIONS:+:$ASAN_OPTIONS}
@@ -85,7 +90,7 @@ take_options() {
     arguments=("$@")
 }
 
-# end_child PID: kills it with its descendants and waits for it. $child_status is how it ended.
+# end_child PID: kills the process and its descendants, and waits for it. $child_status = its exit status.
 end_child() {
     local server_pid=$1
 
@@ -95,15 +100,16 @@ end_child() {
     } 2>/dev/null
 }
 
-# reap PID: waits for a child that has ended or is about to. (bash tells of a violent death on
-# standard error, at its next command: so that one is in here too.)
+# reap PID: waits for a child that has ended or is about to end, and kills what it has left behind.
+# $child_status = its exit status. (At its next command, bash reports on standard error that a child was
+# killed. This report is suppressed, because the next command is in here, too.)
 reap() {
     local i
 
     child_status=0
     {
         wait "$1" || child_status=$?
-        kill -KILL -- "-$1" || : # what it has left behind
+        kill -KILL -- "-$1" || : # the rest of its process group
     } 2>/dev/null
     for i in "${!children[@]}"; do
         if [[ ${children[i]} == "$1" ]]; then
@@ -112,8 +118,8 @@ reap() {
     done
 }
 
-# end_text STATUS: REPLY = "was killed by SIGPIPE" or "exited with status 1". (A shell cannot tell
-# the first from an exit(141); nor need we.)
+# end_text STATUS: REPLY = "was killed by SIGPIPE" or "exited with status 1", for an exit status of the shell.
+# (The status cannot tell a SIGPIPE from an exit(141).)
 end_text() {
     if (($1 > 128 && $1 < 193)); then
         REPLY="was killed by SIG$(kill -l "$1")"

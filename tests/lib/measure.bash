@@ -1,6 +1,9 @@
 # shellcheck shell=bash disable=SC2034 # other files of the helper and the tests use what is set here
-# measure.bash: measures the server's descriptors, sockets, CPU time and memory, and checks that it sleeps.
+# measure.bash: measures the server's descriptors, sockets, CPU time and memory, and checks that it sleeps. Each
+# measure is the sum over all processes of the server, and is returned in REPLY. None starts a process (but see
+# socket_count), so they are quick enough for wait_until.
 
+# fd_count: REPLY = how many descriptors the server has open.
 fd_count() {
     local pid fds sum=0
 
@@ -12,9 +15,9 @@ fd_count() {
     REPLY=$sum
 }
 
-# The common case is that there are no more sockets than at the start: then it is enough to count all.
-# Otherwise AF_UNIX sockets, which run-times use for themselves, are left out, and a socket that
-# several processes share counts once.
+# socket_count: REPLY = how many TCP sockets the server has open. Usually there are no more sockets of any kind than
+# at the start, and then their number is enough. Otherwise find and awk leave out AF_UNIX sockets, which
+# run-times use for themselves, and count a socket once that several processes share.
 socket_count() {
     local pid fd sum=0
 
@@ -35,8 +38,19 @@ socket_count() {
     fi
 }
 
-# Of each thread /proc/PID/task/TID/schedstat tells the nanoseconds that it ran and those that it
-# was ready to run and had no core. Beside other busy programs a busy loop shows in the sum alone.
+# cpu_time: REPLY = the microseconds for which the server's threads have run or waited for a core. On a busy
+# machine only this sum shows a busy loop.
+cpu_time() {
+    sum_schedstat 1
+}
+
+# run_time: REPLY = the microseconds for which they have run.
+run_time() {
+    sum_schedstat 0
+}
+
+# sum_schedstat 0|1: with 1, counts the time of waiting, too. /proc/PID/task/TID/schedstat holds, for each
+# thread, the nanoseconds for which it ran, and those for which it was ready to run but had no core.
 sum_schedstat() {
     local pid file ran waited sum=0
 
@@ -51,7 +65,7 @@ sum_schedstat() {
     REPLY=$sum
 }
 
-# Some kernels do not tell (gVisor, or Linux without CONFIG_SCHED_INFO).
+# knows_cpu_time: true if the kernel counts these times. gVisor, and Linux without CONFIG_SCHED_INFO, do not.
 knows_cpu_time() {
     local ran=0
 
@@ -59,16 +73,8 @@ knows_cpu_time() {
     ((ran > 0))
 }
 
-cpu_time() {
-    sum_schedstat 1
-}
-
-run_time() {
-    sum_schedstat 0
-}
-
-# status_field FILE NAME: REPLY = the number on that line of a /proc/PID/status, or 0. Read at one
-# go: the kernel writes the file anew for each reader's call, so a line may be lost in between.
+# status_field FILE NAME: REPLY = the number on this line of a /proc/PID/status, or 0. The file is read with as few
+# calls as possible, because the kernel writes its content again for each one, and a line may be lost in between.
 status_field() {
     local rest
 
@@ -81,17 +87,19 @@ status_field() {
     read -r REPLY _ <<<"${rest%%$'\n'*}"
 }
 
+# memory: REPLY = the KiB of memory that the server has allocated and used (RssAnon).
 memory() {
     local pid sum=0
 
     find_family
     for pid in "${family[@]}"; do
-        status_field "/proc/$pid/status" "${1:-VmRSS}"
+        status_field "/proc/$pid/status" RssAnon
         sum=$((sum + REPLY))
     done
     REPLY=$sum
 }
 
+# wakeups: REPLY = how often the server's threads have gone to sleep.
 wakeups() {
     local pid file sum=0
 
@@ -105,7 +113,7 @@ wakeups() {
     REPLY=$sum
 }
 
-# thread_count: REPLY = how many threads the server has, without those of a wrapper
+# thread_count: REPLY = how many threads the server has, without those of a wrapper.
 thread_count() {
     local pid threads sum=0
 
@@ -117,7 +125,7 @@ thread_count() {
     REPLY=$sum
 }
 
-# watch_cpu MS: lets so long pass; REPLY = the percentage of it that the server was busy
+# watch_cpu MS: waits for MS. REPLY = for how much of that time the server was busy, in percent of one core.
 watch_cpu() {
     local start=${EPOCHREALTIME//[!0-9]/} before
 
@@ -129,7 +137,7 @@ watch_cpu() {
     REPLY=$(((REPLY - before) * 100 / (${EPOCHREALTIME//[!0-9]/} - start)))
 }
 
-# has_no_running_thread PID
+# has_no_running_thread PID: true if no thread of the process runs or waits for a core.
 has_no_running_thread() {
     local file line
 
@@ -140,7 +148,8 @@ has_no_running_thread() {
     done
 }
 
-# What waited for a core through a whole window has used none of it: but then it still waits.
+# sleeps_now: true if no thread of the server runs or waits for a core. (A thread that waited for one during a whole
+# window has used no CPU time in it.)
 sleeps_now() {
     local pid
 
@@ -149,8 +158,9 @@ sleeps_now() {
     done
 }
 
-# is_at_rest MS PART: looks until the deadline, for what has just been busy may have something to finish;
-# or until 1/PART of it. REPLY is the highest percentage of a look.
+# is_at_rest MS PART: true as soon as the server uses less than a fifth of a core during MS. It tries again until
+# the deadline, or for 1/PART of that time, because a server that has just been busy may have something to
+# finish. When it gives up, REPLY = the highest percentage that it has seen.
 is_at_rest() {
     local deadline most=0
 
@@ -168,10 +178,11 @@ is_at_rest() {
     done
 }
 
+# server_sleeps [MS]: ends the test if the server uses more than a fifth of a core during MS (100), each time that
+# it is tried until the deadline. Does nothing in stage 02, which is about busy-waiting, nor in 03 for steps of
+# earlier stages: the step that demands sleep is 03.1.
 server_sleeps() {
     server_is_alive
-    # Busy-waiting is the subject of 02, and 03.1 is the step that ends it: until a server passes that,
-    # no step of an earlier stage shall fail for it.
     if [[ $stage == 02 || ($stage == 03 && ${BATS_TEST_FILENAME##*/} != 03-*) ]]; then
         return
     fi
@@ -186,20 +197,21 @@ server_sleeps() {
     fi
 }
 
-# (The name of a local variable is enough: functions that a function calls see it.)
+# client_sleeps: ends the test if the client uses more than a fifth of a core during 100 ms, each time that it is
+# tried for half a deadline. (The client, or the server that the test plays, may give up after 5 s.)
 client_sleeps() {
-    local server_pid=$client_pid
+    local server_pid=$client_pid # a local variable of bash is visible in the functions that are called from here
 
-    # A client, and the server that the test plays, may give up after 5 s: so half of that.
     if ! is_at_rest 100 2; then
         is_running "$client_pid" || fail_with "the client has ended"
         fail_with "the client uses $((REPLY < 100 ? REPLY : 100)) % of a core while it has nothing to do"
     fi
 }
 
-# On a busy machine it may have no core for a while, and the time that it waited is counted when that is
-# over: so here, too, there are five looks. A server that naps waits for a core as well, after each nap,
-# but only naps count as voluntary switches.
+# server_burns MS: ends the test unless the server uses at least half of a core during MS, and its main thread sleeps
+# at most 5 times, in one of five tries. On a busy machine the server may wait long for a core, and the kernel
+# counts this time only when it is over: therefore five tries. (A thread that naps also waits for a core after
+# each nap, but only a nap counts as a voluntary context switch.)
 server_burns() {
     local looks share naps
 
@@ -221,7 +233,8 @@ server_burns() {
     fail_with "the server uses only $share % of a core, and $REPLY"
 }
 
-# The main thread alone: other threads may belong to a run-time.
+# main_thread_naps: REPLY = how often the server's main thread has gone to sleep. Other threads may belong to a
+# run-time.
 main_thread_naps() {
     local pid sum=0
 

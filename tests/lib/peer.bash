@@ -1,9 +1,9 @@
 # shellcheck shell=bash disable=SC2034 # other files of the helper and the tests use what is set here
-# peer.bash: clients that a test plays, with build/peer (peer.c).
+# peer.bash: clients that a test plays, with build/peer (peer.c). `build/peer -h` lists their steps.
 
-# look_at_server: notes what it does, and has logged, while its client waits. When the client has
-# given up, and left, both may look as if nothing had been wrong. So a look counts ($seen, $log_seen)
-# when another has come after it.
+# look_at_server: notes what the server does, and what it has logged, while a client waits for it. When the client
+# has given up and left, both may look as if nothing had been wrong. Therefore $seen and $log_seen are those of
+# the last look but one.
 look_at_server() {
     [[ -n $server_pid ]] || return 0
     seen=$last_seen
@@ -14,6 +14,7 @@ look_at_server() {
     last_log=$REPLY
 }
 
+# look_no_more: forgets what was noted.
 look_no_more() {
     seen=
     log_seen=
@@ -21,7 +22,7 @@ look_no_more() {
     last_log=
 }
 
-# peer_limits: sets $limits to the options with the limits of each step, and of all together
+# peer_limits: sets $limits to the options for build/peer that limit the time of each step, and of all together.
 peer_limits() {
     patience
     in_seconds "$wait_limit"
@@ -31,7 +32,7 @@ peer_limits() {
 }
 
 # next_line FD: $line = the next line of a peer's output. Looks at the server whenever none has come for half a
-# second. Fails when the peer has ended and has printed no more.
+# second. Returns 1 when the peer has ended.
 next_line() {
     local part result half_a_second
 
@@ -47,7 +48,8 @@ next_line() {
     done
 }
 
-# Runs build/peer to the end. Its connections are closed by then.
+# peer STEP...: a client of the server takes these steps and ends: then its connections are closed. Ends the test if
+# a step fails, with the end of the server, the call in which the server hangs, or what the client saw.
 peer() {
     local line text='' status=0 fd pid
 
@@ -66,7 +68,7 @@ peer() {
     ((status == 0)) || peer_failed "$text"
 }
 
-# peer_failed TEXT: what peer said ("peer: step 3, a: expect ...").
+# peer_failed TEXT: ends the test. TEXT is the message of build/peer: "peer: step 3, a: expect ...".
 peer_failed() {
     local text=${1#peer: } moment
 
@@ -104,6 +106,9 @@ tell_in='' # descriptors of the conversation
 tell_out=''
 told=''
 
+# tell STEP...: the same in a conversation: the client keeps its connections, and goes on with the next `tell`. So a
+# test can look at the server in between. $told = the last line that a step has printed. The conversation ends
+# with the test, or by tell_no_more.
 tell() {
     local word words='' line
 
@@ -126,8 +131,8 @@ tell() {
     peer_failed "$line"
 }
 
-# The peer reads steps from one fifo, and prints to another. Only the peer can write to the second one, so that
-# we read end of file when it has ended.
+# start_conversation: the peer reads steps from one fifo and prints to another. Only the peer has the other one open
+# for writing. Therefore we read end of file there when the peer has ended.
 start_conversation() {
     mkfifo "$BATS_TEST_TMPDIR/tell" "$BATS_TEST_TMPDIR/told"
     exec {tell_in}<>"$BATS_TEST_TMPDIR/tell"
@@ -138,6 +143,7 @@ start_conversation() {
     exec {tell_out}<"$BATS_TEST_TMPDIR/told"
 }
 
+# tell_no_more: ends the conversation: its connections are closed, and the next `tell` begins another one.
 tell_no_more() {
     if [[ -n $tell_in ]]; then
         exec {tell_in}>&- {tell_out}>&-

@@ -1,7 +1,8 @@
 # shellcheck shell=bash disable=SC2034 # other files of the helper and the tests use what is set here
 # programs.bash: which programs a test runs, and how they are built.
 
-# Sets $stage and the commands, from SERVER, CLIENT, STAGE and the name of the test file.
+# choose_programs: sets $stage (01 to 06), $server_command and $client_command, from the variables STAGE, SERVER
+# and CLIENT, or from the name of the test file. Skips the test if make check has stopped at an earlier one.
 choose_programs() {
     local number=${STAGE:-${BATS_TEST_FILENAME##*/}}
     local directory
@@ -17,15 +18,16 @@ choose_programs() {
 
     test_began=${EPOCHREALTIME//[!0-9]/}
 
-    # bats notes where it is before every command, for its message when one fails. Not in here: a
-    # failure is then reported at the line of the test, and the tests take half the time.
+    # Before every command bats notes the line, for its message when a command fails. We keep bats from doing
+    # so in the helper: then a failure is reported at the line of the test, and the tests take half the time.
     set +o functrace
     declare -ft "${BATS_TEST_NAME-}" 2>/dev/null || :
 }
 
-# tests/exercise/check names a directory in STOP_AFTER_FAILURE. A test that fails leaves a file there, and
-# then no later test is tried, neither of its own stage nor of a later one. Tests of earlier stages, which
-# run at the same time, go on: the first failure is the first in the order of the steps.
+# earlier_step_failed: true if no further step of this stage is to be tried. make check names a directory in
+# STOP_AFTER_FAILURE, and a test that fails leaves a file there. Then the later steps of its own stage, and
+# those of later stages, are not tried. Steps of earlier stages run at the same time and go on, because make
+# check reports the failure that comes first in the order of the steps.
 earlier_step_failed() {
     local file
 
@@ -36,8 +38,9 @@ earlier_step_failed() {
     return 1
 }
 
-# compile OUTPUT SOURCE [FLAG]...: when it is missing or older than its source. Two test files may
-# do so at the same time: each makes its own, and the last mv wins.
+# compile OUTPUT SOURCE [FLAG]...: compiles a program if it is missing or older than its source. Returns the
+# status of the compiler. Two test files may compile the same program at the same time: each writes a file of
+# its own, and the last mv wins.
 compile() {
     local output=$1 source=$2
 
@@ -47,7 +50,9 @@ compile() {
     "${CC:-cc}" -O2 -o "$output.$$" "$source" "$@" && mv -f "$output.$$" "$output"
 }
 
-# For 03-select/two-ports the environment may name another program: TWO_PORTS="./mine".
+# build_program STAGE/NAME [FLAG]...: builds a companion if it is out of date. REPLY = its command line. If the
+# environment names another program, as TWO_PORTS="./mine" does for 03-select/two-ports, REPLY is that one and
+# nothing is built. Ends the test if the companion does not compile.
 build_program() {
     variable_of "$1"
     REPLY=${!REPLY-}

@@ -1,9 +1,11 @@
 # shellcheck shell=bash disable=SC2034 # other files of the helper and the tests use what is set here
 # server.bash: starts, stops and signals the server.
 
-server_pid='' # empty: none is running, or none that should be
-server_log='' # its stdout and stderr
+server_pid='' # empty while no server should be running
+server_log='' # the file with its standard output and standard error
 
+# launch_server [OPTION VALUE]... [ARGUMENT]...: starts the server and does not wait for its first line. Sets
+# $server_pid and $server_log. $default_port is its argument if there is no other.
 launch_server() {
     command=("${server_command[@]}")
     take_options "$@"
@@ -14,22 +16,23 @@ launch_server() {
     server_pid=$launched
 }
 
+# has_started_up: true if the server has printed its first line. Sets $host and $port.
 has_started_up() {
     has_first_line "$server_log"
 }
 
+# start_server [OPTION VALUE]... [ARGUMENT]...: starts the server, with ARGUMENT... or else with 0 (any free port),
+# and waits for its first line. Sets $server_pid, $server_log, $host and $port. The options are in
+# tests/README.md. Ends the test if no first line comes, or a wrong one.
 start_server() {
     default_port=0 launch_server "$@"
-    if await has_started_up; then
-        if ((port == 0)); then
-            expected "the first line to name the port that the kernel has picked"
-            because "for port 0, bind() picks a free port. Call getsockname() after it to learn which"
-            fail_with "the first line names port 0"
-        fi
-        right_port
-        count_sockets_at_start
-        return
-    fi
+    await has_started_up || server_did_not_start
+    check_port
+    count_sockets_at_start
+}
+
+# server_did_not_start: ends the test, with the likely reason.
+server_did_not_start() {
     if [[ $awaited == server ]] || has_ended "$server_pid"; then
         if [[ -z $expected_text ]]; then
             expected "the server, started with \"${arguments[*]-0}\", to print \"starting up on HOST port N\", and to wait for clients"
@@ -58,18 +61,24 @@ start_server() {
     fail_with "no such line, and the server $REPLY"
 }
 
-# One socket is the listener, and need not be looked at.
+# count_sockets_at_start: sets $sockets_at_start to the sockets of a server that has no client yet. (Of a server
+# that has one socket only, socket_count need not ask the kernel what kind of socket it is.)
 count_sockets_at_start() {
     sockets_at_start=1
     socket_count
     sockets_at_start=$REPLY
 }
 
-# right_port: fails when the server was started with a port and announces another one. For port 0 the
-# kernel picks one from its range of local ports.
-right_port() {
+# check_port: ends the test if the server was started with a port and its first line names another one. For
+# port 0 the kernel picks one from its range of local ports.
+check_port() {
     local asked=${arguments[0]-0} first=0 last=65535
 
+    if ((port == 0)); then
+        expected "the first line to name the port that the kernel has picked"
+        because "for port 0, bind() picks a free port. Call getsockname() after it to learn which"
+        fail_with "the first line names port 0"
+    fi
     [[ $asked != -q ]] || asked=${arguments[1]-}
     read -r first last 2>/dev/null </proc/sys/net/ipv4/ip_local_port_range || :
     if [[ $asked == 0 ]] && ((port >= first && port <= last)); then
@@ -83,6 +92,8 @@ right_port() {
     fi
 }
 
+# run_server [OPTION VALUE]... [ARGUMENT]...: starts a server that must end by itself, and waits for its end. Sets
+# $server_status, $server_end and $server_log. Ends the test if it starts up instead, or hangs.
 run_server() {
     launch_server "$@"
     if await has_ended_or_started; then
@@ -96,14 +107,14 @@ run_server() {
     fail_with "the server did not exit; it $REPLY"
 }
 
-# A line that came and was not true does not count: the server may be about to end.
+# has_ended_or_started: a first line counts only if the server does listen, because it may be about to end.
 has_ended_or_started() {
     has_ended "$server_pid" && return
     has_started_up && listening_port && [[ -n $REPLY ]]
 }
 
-# listening_port: REPLY = a port on which the server listens though it has not said so, or nothing.
-# /proc/net/tcp lists every listening socket (state 0A) by inode. Slow; for a failure only.
+# listening_port: REPLY = a port on which the server listens, or nothing. /proc/net/tcp lists every listening
+# socket (state 0A) by its inode. This is slow, and meant for failures.
 listening_port() {
     local inodes pid
 
@@ -118,7 +129,8 @@ listening_port() {
     fi
 }
 
-# The server has ended: sets $server_status and $server_end.
+# reap_server: waits for a server that has ended or is about to end. Sets $server_status and $server_end ("exited
+# with status 1", "was killed by SIGPIPE"), and the cause for some signals.
 reap_server() {
     reap "$server_pid"
     server_status=$child_status
@@ -131,6 +143,7 @@ reap_server() {
     esac
 }
 
+# server_is_alive: ends the test if the server has ended.
 server_is_alive() {
     if [[ -n $server_pid ]] && ! is_running "$server_pid"; then
         reap_server
@@ -142,6 +155,8 @@ server_is_alive() {
     fi
 }
 
+# stop_server [SIGNAL]: sends the signal (KILL) and waits for the end of the server. Sets $server_status and
+# $server_end. Ends the test if the server has ended before, or does not end.
 stop_server() {
     server_is_alive
     {
@@ -159,6 +174,7 @@ stop_server() {
     reap_server
 }
 
+# signal_server SIGNAL: sends the signal to all processes of the server. After STOP it waits until they have stopped.
 signal_server() {
     signal_family "$1"
     if [[ $1 == STOP ]]; then
@@ -166,6 +182,14 @@ signal_server() {
     fi
 }
 
+# while_stopped COMMAND...: stops the server, runs COMMAND, and lets the server go on.
+while_stopped() {
+    signal_server STOP
+    "$@"
+    signal_server CONT
+}
+
+# server_ends [STATUS]: waits until the server ends by itself. Ends the test if its exit status is not STATUS (0).
 server_ends() {
     local status=${1:-0}
 
@@ -180,7 +204,7 @@ server_ends() {
     fi
 }
 
-# Has the server accepted somebody who is still there? For wait_until.
+# has_a_client: true if the server has accepted a client whose connection it has not closed. For wait_until.
 has_a_client() {
     socket_count
     ((REPLY > sockets_at_start))

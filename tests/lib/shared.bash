@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034 # the helper and the scripts use what is set here
 # shared.bash: what the helper of the tests shares with the scripts: tests/run, make check, make mistakes,
 # make demo and make bench.
 

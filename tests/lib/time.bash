@@ -2,12 +2,13 @@
 # time.bash: clocks and deadlines. Every wait of a test ends at a deadline, and no test sleeps instead of
 # waiting.
 
+# now: REPLY = the time, in microseconds. Two of them make a stopwatch.
 now() {
     REPLY=${EPOCHREALTIME//[!0-9]/}
 }
 
-# `sleep` would be a process. Nobody ever writes to this pipe. (What read leaves in REPLY would
-# be nothing; so it gets a name of its own.)
+# nap [SECONDS]: waits for SECONDS (0.01). It reads from a pipe to which nothing is ever
+# written, because `sleep` would have to be started as a process. REPLY stays as it is.
 nap() {
     local nothing
 
@@ -15,7 +16,7 @@ nap() {
     read -r -t "${1:-0.01}" -u "$nap_fd" nothing || :
 }
 
-# stretch MICROSECONDS: REPLY = so many, times SLOW
+# stretch MICROSECONDS: REPLY = MICROSECONDS times SLOW
 stretch() {
     local slow=${SLOW:-1} fraction=000
 
@@ -25,15 +26,15 @@ stretch() {
     REPLY=$(($1 * (10#0${slow%%.*} * 1000 + 10#${fraction:0:3}) / 1000))
 }
 
-# A step may take 20 s, whatever the server does, and each wait in it 5 s. (Our own servers are known to be
-# right: there only the machine can be slow, and a step may take a minute.) A server that has kept two steps
-# of this file waiting to the end is broken: from then on waits are shorter, so that the run ends soon. A
-# test in which a right server takes a second or two sets $least_wait.
+# A step may take 20 s, whatever the server does, and each wait in it 5 s. On our own servers a step may take
+# 60 s: they are known to be right, so only the machine can be slow. If two steps of a file have waited to a
+# deadline, the server is broken, and from then on waits are shorter, so that the run ends soon. A test in
+# which a right server takes a second or two sets $least_wait (in microseconds).
 step_limit=20000000
 [[ -n ${SERVER-}${CLIENT-} ]] || step_limit=60000000
 
-# patience: REPLY = the microseconds that a wait may take from now on. $wait_limit is the same without
-# SLOW, and without the limit of the step, of which $left microseconds are left.
+# patience: REPLY = how long a wait that begins now may take, in microseconds. Sets $left, the time that is left
+# for the step, and $wait_limit, the limit of one wait before SLOW and $left are taken into account.
 patience() {
     local late='' now=${EPOCHREALTIME//[!0-9]/}
 
@@ -49,7 +50,7 @@ patience() {
     ((REPLY <= left)) || REPLY=$left
 }
 
-# note_that_it_is_late: for patience, when a step fails that has waited for a whole deadline
+# note_that_it_is_late: lets patience know that a step has failed after a long wait.
 note_that_it_is_late() {
     stretch 1100000
     if [[ -n ${test_began-} ]] && ((${EPOCHREALTIME//[!0-9]/} - test_began > REPLY)); then
@@ -62,9 +63,9 @@ in_seconds() {
     printf -v REPLY '%d.%06d' $(($1 / 1000000)) $(($1 % 1000000))
 }
 
-# await COMMAND...: until it succeeds. Fails at the deadline, or when the server ends before: with
-# $awaited = "deadline" or "server". A look costs time of a core, which the server may need: so the
-# second comes after 2 ms, and then they come ever less often.
+# await COMMAND...: waits until COMMAND succeeds. Returns 1 at the deadline, with $awaited = "deadline", and when
+# the server ends before, with $awaited = "server". Each try of COMMAND takes CPU time that the server may need:
+# therefore the pauses between the tries grow, from 2 ms to 64 ms.
 await() {
     local deadline pause=2 seconds
 
@@ -86,6 +87,9 @@ await() {
     done
 }
 
+# wait_until WHAT COMMAND...: waits until COMMAND succeeds. COMMAND should not start a process, because it is
+# tried often. Ends the test at the deadline, or when the server ends before. The message calls the awaited
+# state WHAT, such as "its sockets to be closed".
 wait_until() {
     local what=$1
 
