@@ -6,19 +6,19 @@
  *     peer -l accept expect-line send "hi\n" reset
  *     peer -h
  *
- * A test must know why it failed, so this program never guesses and never merely sleeps: each step
- * waits for one thing, until one deadline, and the first step that does not hold ends the script
- * with one line: which step, what was expected, what came instead.
+ * A test must know why it failed. Therefore each step waits for one thing, until a deadline. The
+ * first step that fails ends the script, with one line that says which step it is, what was
+ * expected, and what came instead.
  *
- * Worth watching for while you read:
- *   - the table `commands` near the end drives parsing, help and execution: a new step is one
- *     function and one line of that table;
- *   - every socket is non-blocking; every wait is poll() with a deadline, in wait_for();
- *   - the bytes of send-bytes are computed from the connection's name and their place in the
- *     stream, so a byte that is lost, doubled, swapped or somebody else's is found, and named.
+ * What to look for while you read:
+ *   - The table `commands` near the end drives parsing, help and execution. A new step is one
+ *     function and one line of that table.
+ *   - Every socket is non-blocking. Every wait is a poll() with a deadline, in wait_for().
+ *   - The bytes of send-bytes are computed from the connection's name and their place in the
+ *     stream. So a byte that is lost, doubled, swapped, or from another connection is found and
+ *     named.
  *
- * Left out on purpose: a step that sleeps and hopes. (`pause` is a client that thinks; it is no
- * way to wait for a server.)
+ * No step waits for a server by sleeping. (`pause` plays a client that does nothing for a while.)
  */
 #define _GNU_SOURCE /* memmem */
 #include <ctype.h>
@@ -50,35 +50,35 @@ enum {
     VALUES = 2,          /* the most arguments that a step has */
     WATCHED_MAX = 64,    /* the most processes of a server whose CPU time is watched */
     LINE_LIMIT = 65536,  /* expect-line gives up on a longer line */
-    RANGE_LIMIT = 100000 /* @c1..N: a larger N is surely a mistake */
+    RANGE_LIMIT = 100000 /* @c1..N: a larger N must be a mistake */
 };
 
 #define MILLISECOND INT64_C(1000000)
 #define SECOND      (1000 * MILLISECOND)
-#define QUIET       (300 * MILLISECOND) /* fill: the kernel is full when it takes nothing so long */
-#define PIECE_GAP   MILLISECOND        /* pieces: time for the other side to read the piece alone */
-#define STALL       (30 * MILLISECOND) /* a delayed ACK takes at least 40 ms, on every machine */
-#define LONGEST     (86400 * SECOND)   /* of the times in a script */
+#define QUIET       (300 * MILLISECOND) /* fill: the buffers stay full for that long */
+#define PIECE_GAP   MILLISECOND         /* pieces: the other side can read each one by itself */
+#define STALL       (30 * MILLISECOND)  /* a delayed ACK takes at least 40 ms, on every machine */
+#define LONGEST     (86400 * SECOND)    /* of the times in a script */
 #define NEVER       INT64_MAX
 
 struct connection {
     char *name;
     struct connection *next; /* in the same bucket of the table of names */
     int fd;                  /* -1: not open */
-    uint64_t key;            /* the pattern's, made from the name */
-    size_t sent;     /* pattern bytes sent so far: where the next one stands in the stream */
+    uint64_t key;            /* of the pattern, computed from the name */
+    size_t sent;     /* pattern bytes sent so far, and so the place of the next one in the stream */
     size_t received; /* pattern bytes received so far */
-    size_t piece;    /* sends go out in pieces of so many bytes; 0: as large as possible */
-    int rcvbuf;      /* the wanted size of the receive buffer; 0: the system's */
+    size_t piece;    /* the size of the pieces in which bytes are sent; 0: as large as possible */
+    int rcvbuf;      /* the wanted size of the receive buffer; 0: leave it to the kernel */
 };
 
-/* One argument of a step, converted as its kind asks. */
+/* One argument of a step, converted according to its kind. */
 struct value {
     const char *word; /* as it was written */
     unsigned char *bytes;
     size_t length; /* of bytes */
     size_t number;
-    int64_t duration; /* in nanoseconds, like every time in here */
+    int64_t duration; /* in nanoseconds, like all times in this program */
 };
 
 struct step {
@@ -94,7 +94,7 @@ enum {
     CLIENT = 1,
     SERVER = 2,
     BOTH = CLIENT | SERVER,
-    EACH = 4, /* runs on each current connection in turn; without it: once, with no connection */
+    EACH = 4, /* runs for each current connection in turn; otherwise once, without a connection */
     OPEN = 8, /* needs an open connection */
     TALK = BOTH | EACH | OPEN
 };
@@ -108,39 +108,39 @@ struct command {
 };
 
 static struct connection *names[BUCKETS]; /* every connection, by name */
-static struct connection **current;       /* those that the next steps work on */
+static struct connection **current;       /* those that the next steps are for */
 static size_t current_count;
 
-static struct sockaddr_storage address; /* of the server: to connect to, or our own */
+static struct sockaddr_storage address; /* of the server: the other side, or our own address */
 static socklen_t address_length;
 static int listener = -1;
 static int fillers[16]; /* -f: our own connections, which fill the backlog */
 static size_t filler_count;
 
-static double slow = 1;            /* from the environment: stretches every deadline */
-static int64_t limit = 5 * SECOND; /* of a step that waits; -t, times slow */
-static int64_t last_start = NEVER; /* -T: after that no step begins */
-static int64_t marked;             /* when `mark` was */
+static double slow = 1;            /* SLOW: every deadline is multiplied by it */
+static int64_t limit = 5 * SECOND; /* -t: how long a step may wait, multiplied by slow */
+static int64_t last_start = NEVER; /* -T: no step begins after that */
+static int64_t marked;             /* the time of the last `mark` */
 static int64_t quickest;           /* the shortest of the last round trips */
 static size_t stalls;              /* how many of them stalled */
-static size_t watched_count;       /* the server's processes, whose CPU time is no stall */
+static size_t watched_count;       /* `watch`: the processes of the server, see step_roundtrips() */
 static char watched_ids[WATCHED_MAX][24];
 
-static struct {                     /* what is being done, for the message if it fails */
-    int number;                     /* of the step; 0: none yet */
-    const struct step *step;        /* NULL while the script is being read */
-    const struct connection *whose; /* NULL for a step that concerns no connection */
-    size_t turn;                    /* which of the current connections it is: 0 is the first */
+static struct {                     /* the step that runs, for the message if it fails */
+    int number;                     /* of the step, from 1 */
+    const struct step *step;        /* NULL while the script is read */
+    const struct connection *whose; /* NULL for a step that is for no connection */
+    size_t turn;                    /* the index of this connection among the current ones */
     int64_t deadline;
-    bool interactive; /* steps come from stdin: a failure goes to stdout as well */
+    bool interactive; /* steps come from stdin, and a failure is printed on stdout as well */
 } doing;
 
 static unsigned char outgoing[CHUNK], incoming[CHUNK], expected[CHUNK];
 
 /* ---- Reporting ---- */
 
-/* Escapes and cuts what came from outside, so that it fits in a line and cannot drive a terminal.
- * The result stays good for three more calls. */
+/* Escapes and cuts bytes from outside, so that they fit in a line and cannot drive a terminal. The
+ * result is valid until the fourth call after this one. */
 static const char *quoted(const unsigned char *bytes, size_t length) {
     static char results[4][SHOWN * 4 + 8];
     static unsigned turn;
@@ -166,7 +166,7 @@ static const char *quoted(const unsigned char *bytes, size_t length) {
     return result;
 }
 
-/* Adds to the line that is being made; what does not fit is left out. */
+/* Adds text to the message. What does not fit is left out. */
 __attribute__((format(printf, 1, 2))) static void add(const char *format, ...);
 __attribute__((format(printf, 1, 2))) _Noreturn static void fail(const char *format, ...);
 
@@ -190,7 +190,7 @@ static void add(const char *format, ...) {
     va_end(arguments);
 }
 
-/* Adds which step it is, on which connection, and its words. */
+/* Begins the message with the number of the step, its connection, and its words. */
 static void add_step(void) {
     message_length = 0;
     add("peer: ");
@@ -215,11 +215,11 @@ static void add_step(void) {
     add(": ");
 }
 
-/* Ends the program with the message that is ready. */
+/* Prints the message and ends the program. */
 _Noreturn static void give_up(int status) {
     fprintf(stderr, "%s\n", message);
     if (doing.interactive) {
-        printf("%s\n", message); /* whoever writes the steps waits for "ok" there */
+        printf("%s\n", message); /* the program that sends the steps waits for "ok" there */
         fflush(stdout);
     }
     exit(status);
@@ -245,7 +245,7 @@ __attribute__((format(printf, 1, 2))) _Noreturn static void usage_error(const ch
     give_up(2);
 }
 
-/* One line on stdout, at once: whoever started us may be waiting for it. */
+/* Prints a line on stdout, at once, because the program that started us may wait for it. */
 __attribute__((format(printf, 1, 2))) static void print(const char *format, ...) {
     va_list arguments;
 
@@ -288,8 +288,8 @@ static int64_t stretched(int64_t duration) {
     return (int64_t)((double)duration * slow);
 }
 
-/* What remains until then for poll(): rounded up, or the last millisecond would be spent spinning,
- * and never negative, which would mean for ever. */
+/* The timeout for poll() that ends at `until`. It is rounded up, so that the last millisecond is
+ * not spent spinning, and is never negative, because a negative timeout means forever. */
 static int poll_time(int64_t until) {
     int64_t left = until - clock_now();
 
@@ -300,13 +300,13 @@ static int poll_time(int64_t until) {
     return left > INT32_MAX ? INT32_MAX : (int)left;
 }
 
-/* A step that is meant to last some time has its deadline after that. */
+/* Sets the deadline of a step that is meant to last for `duration`. */
 static void allow(int64_t duration) {
     doing.deadline = clock_now() + duration + limit;
 }
 
-/* Waits until the descriptor is ready; 0: it was not, until then. With descriptor -1 it passes
- * the time. */
+/* Waits until the descriptor is ready, and returns poll()'s revents; 0 if it was not ready before
+ * `until`. With descriptor -1 it only waits. */
 static short wait_for(int fd, short events, int64_t until) {
     struct pollfd waited = {.fd = fd, .events = events};
 
@@ -326,7 +326,8 @@ static short wait_for(int fd, short events, int64_t until) {
 
 /* ---- Addresses ---- */
 
-/* Sets the server's address. Only numeric ones: a name service would make a test depend on the network. */
+/* Sets the server's address. It must be numeric, because a name service would make a test depend on
+ * the network. */
 static bool parse_address(const char *host, const char *port) {
     struct addrinfo hints = {.ai_family = AF_UNSPEC,
                              .ai_socktype = SOCK_STREAM,
@@ -380,7 +381,7 @@ static uint64_t hash(const char *name) {
     return mixed(result);
 }
 
-/* The connection of that name, made when it is named for the first time. */
+/* Returns the connection of that name, and creates it when it is named for the first time. */
 static struct connection *find(const char *name) {
     uint64_t key = hash(name);
     struct connection **bucket = &names[key % BUCKETS];
@@ -420,9 +421,10 @@ static void forget_connections(void) {
 
 /* ---- The pattern ---- */
 
-/* The bytes from `offset` on of the stream of the connection with this key. Each block of 256 bytes
- * holds every value once, in an order made from the key and the block's number: so neighbours
- * differ (a lost or doubled byte shows at once) and no other block or connection looks the same. */
+/* Computes the bytes from `offset` on of the stream of the connection with this key. Each block of
+ * 256 bytes holds every value once, in an order that depends on the key and on the number of the
+ * block. So neighbouring bytes differ, and a lost or doubled byte shows at once; and blocks differ,
+ * as do connections. */
 static void make_pattern(uint64_t key, size_t offset, unsigned char *bytes, size_t length) {
     while (length > 0) {
         uint64_t order = mixed(key + offset / 256);
@@ -445,14 +447,14 @@ static void make_pattern(uint64_t key, size_t offset, unsigned char *bytes, size
     }
 }
 
-/* Where a connection's pattern holds these bytes, not far from `offset`; SIZE_MAX: nowhere. */
+/* Returns where a connection's pattern holds these bytes, near `offset`; SIZE_MAX if nowhere. */
 static size_t find_in_pattern(const struct connection *c, const unsigned char *bytes, size_t length,
                               size_t offset) {
     static unsigned char near[8 * CHUNK];
     size_t start = offset > sizeof near / 2 ? offset - sizeof near / 2 : 0;
     size_t end = start + sizeof near < c->sent ? start + sizeof near : c->sent;
 
-    if (length < 4 || end < start + length) { /* fewer bytes may be there by chance */
+    if (length < 4 || end < start + length) { /* fewer bytes may occur by chance */
         return SIZE_MAX;
     }
     make_pattern(c->key, start, near, end - start);
@@ -460,7 +462,8 @@ static size_t find_in_pattern(const struct connection *c, const unsigned char *b
     return found == NULL ? SIZE_MAX : start + (size_t)(found - near);
 }
 
-/* Says what went wrong with a stream, from the bytes that came in place of those at `offset`. */
+/* Returns what went wrong with a stream, judged by the bytes that came instead of those at
+ * `offset`. */
 static const char *diagnosis(const struct connection *c, const unsigned char *bytes, size_t length,
                              size_t offset) {
     static char text[160];
@@ -494,8 +497,8 @@ static size_t smaller(size_t a, size_t b) {
     return a < b ? a : b;
 }
 
-/* How a call of receive() ended that brought nothing, as the object of "got". `before` is how many
- * bytes had come until then; they are shown where there are `bytes`. */
+/* Returns how a call of receive() that brought nothing has ended, to be printed after "got".
+ * `before` is the number of bytes that came before. They are shown unless `bytes` is NULL. */
 static const char *ending(ssize_t result, size_t before, const unsigned char *bytes) {
     static char text[SHOWN * 4 + 128];
     const char *what = result == 0 ? "end of file" : strerror(errno);
@@ -515,7 +518,8 @@ static const char *ending(ssize_t result, size_t before, const unsigned char *by
     return text;
 }
 
-/* recv() that waits until then. 0: end of file. -1: errno says why; EAGAIN: nothing came. */
+/* A recv() that waits until `until`. Returns 0 at end of file, and -1 with errno for an error:
+ * EAGAIN if nothing came. */
 static ssize_t receive(const struct connection *c, void *buffer, size_t size, int64_t until) {
     while (true) {
         ssize_t count = recv(c->fd, buffer, size, 0);
@@ -529,7 +533,7 @@ static ssize_t receive(const struct connection *c, void *buffer, size_t size, in
     }
 }
 
-/* send() of what the kernel takes at once; 0: nothing. */
+/* Sends what the kernel accepts at once, and returns how many bytes that was. */
 static size_t send_some(const struct connection *c, const unsigned char *bytes, size_t length) {
     ssize_t count = send(c->fd, bytes, length, MSG_NOSIGNAL);
 
@@ -539,8 +543,8 @@ static size_t send_some(const struct connection *c, const unsigned char *bytes, 
     return count < 0 ? 0 : (size_t)count;
 }
 
-/* Sends all of it without reading. `before` and `total` are for the message: a long send comes here
- * a chunk at a time. */
+/* Sends all of it without reading. A long send is done in chunks. `before` and `total` are for the
+ * message: how many bytes came before this chunk, and how many all chunks have. */
 static void send_all(const struct connection *c, const unsigned char *bytes, size_t length,
                      size_t before, size_t total) {
     size_t sent = 0;
@@ -562,7 +566,7 @@ static void send_all(const struct connection *c, const unsigned char *bytes, siz
     }
 }
 
-/* Compares what came with the pattern. `first` is where in the stream this step began. */
+/* Compares what came with the pattern. `first` is where in the stream this step has begun. */
 static void check_pattern(struct connection *c, size_t length, size_t first) {
     make_pattern(c->key, c->received, expected, length);
     if (memcmp(incoming, expected, length) == 0) {
@@ -585,10 +589,10 @@ static void check_pattern(struct connection *c, size_t length, size_t first) {
 /* What to send while reading its echo. */
 struct plan {
     size_t amount;      /* how many bytes of the pattern */
-    int64_t send_until; /* no more is sent after that */
-    size_t piece;       /* at most so many at a time; 0: as many as possible */
-    int64_t gap;        /* from one piece to the next */
-    bool eager;         /* but do not wait for the gap's end when all echo has come */
+    int64_t send_until; /* nothing is sent after that */
+    size_t piece;       /* the most bytes that one send() gets; 0: as many as possible */
+    int64_t gap;        /* the time from one piece to the next */
+    bool eager;         /* send the next piece early if all echo has come */
 };
 
 static size_t send_pattern(struct connection *c, size_t length) {
@@ -598,8 +602,8 @@ static size_t send_pattern(struct connection *c, size_t length) {
     return count;
 }
 
-/* Bytes that come back give the next ones the whole time again, while the script has some (-T): servers
- * are slow or fast, and how many bytes the kernel can hold differs from one machine to the next. */
+/* Whenever bytes come back, the deadline is moved (but not past -T), because servers are slow or
+ * fast, and the number of bytes that the kernel can hold differs from machine to machine. */
 static void extend_deadline(void) {
     int64_t later = clock_now() + limit;
 
@@ -609,8 +613,8 @@ static void extend_deadline(void) {
     }
 }
 
-/* Both directions at the same time: sends as planned and reads and checks all that was sent and has
- * not come back yet, from earlier steps too. Returns how many bytes it sent. */
+/* Sends as planned, and at the same time reads and checks all bytes that have been sent and have
+ * not come back, also those of earlier steps. Returns how many bytes it sent. */
 static size_t echo(struct connection *c, struct plan plan) {
     size_t first = c->received;
     size_t owed = c->sent > c->received ? c->sent - c->received : 0;
@@ -695,7 +699,7 @@ static int new_socket(int family) {
     return fd;
 }
 
-/* A new stream on this connection: non-blocking, without Nagle's delay, pattern from the start. */
+/* Begins a stream: the socket is non-blocking, without Nagle's delay, the pattern at its start. */
 static void start_stream(struct connection *c, int fd) {
     make_nonblocking(fd);
     set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1, "setsockopt TCP_NODELAY");
@@ -719,7 +723,7 @@ static void step_connect(struct connection *c, const struct value *value) {
         fail("the connection is open already");
     }
     start_stream(c, new_socket(address.ss_family));
-    set_rcvbuf(c->fd, c->rcvbuf); /* before connect: it settles the window's scale */
+    set_rcvbuf(c->fd, c->rcvbuf); /* before connect(), which settles the window scale */
     if (connect(c->fd, (const struct sockaddr *)&address, address_length) == 0) {
         return;
     }
@@ -833,7 +837,7 @@ static void step_urgent(struct connection *c, const struct value *value) {
 static void step_fill(struct connection *c, const struct value *value) {
     size_t start = c->sent;
 
-    allow(stretched(QUIET)); /* for each connection: 300 ms of it pass in any case */
+    allow(stretched(QUIET)); /* the last 300 ms pass in any case */
     do {
         if (send_pattern(c, CHUNK) > 0 && value->word != NULL && c->sent - start > value->number) {
             fail("the other side goes on reading: it has taken %zu bytes and got none of them back",
@@ -859,7 +863,7 @@ static void step_close(struct connection *c, const struct value *value) {
 }
 
 static void step_reset(struct connection *c, const struct value *value) {
-    struct linger none = {.l_onoff = 1, .l_linger = 0}; /* close() then sends a reset, no FIN */
+    struct linger none = {.l_onoff = 1, .l_linger = 0}; /* close() sends a reset, not a FIN */
 
     (void)value;
     if (setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &none, sizeof none) < 0) {
@@ -870,7 +874,7 @@ static void step_reset(struct connection *c, const struct value *value) {
 
 /* ---- Steps: receiving ---- */
 
-/* The rest of what has come already, for a message: reads without waiting. */
+/* Reads, for a message, the rest of what has come, without waiting. */
 static size_t read_more(const struct connection *c, unsigned char *bytes, size_t room) {
     ssize_t count = recv(c->fd, bytes, room, 0);
 
@@ -895,7 +899,7 @@ static void check_text(const struct connection *c, const struct value *value, si
 static void step_expect(struct connection *c, const struct value *value) {
     size_t got = 0;
 
-    while (got < value->length) { /* the parser has seen that it fits in incoming */
+    while (got < value->length) { /* parse_text() has made sure that it fits into `incoming` */
         ssize_t count = receive(c, incoming + got, value->length - got, doing.deadline);
         if (count <= 0) {
             fail("got %s", ending(count, got, incoming));
@@ -941,7 +945,7 @@ static void step_expect_line(struct connection *c, const struct value *value) {
     size_t got = 0;
 
     (void)value;
-    do { /* byte by byte: what follows the line is the next step's */
+    do { /* byte by byte, because what follows the line is for the next step */
         ssize_t count = receive(c, incoming + got, 1, doing.deadline);
         if (count <= 0) {
             fail("got %s", ending(count, got, incoming));
@@ -955,9 +959,9 @@ static void step_expect_line(struct connection *c, const struct value *value) {
     print("%s", "");
 }
 
-/* Nothing may come on any of the current connections: one wait for all of them together. */
+/* Nothing may come on any of the current connections. They are all watched by one poll(). */
 static void step_silence(struct connection *none, const struct value *value) {
-    static struct pollfd *watched; /* kept: a failure ends the program without freeing it */
+    static struct pollfd *watched; /* static: a failure ends the program without freeing it */
     int64_t start = clock_now();
     int64_t until = start + value->duration;
     int count;
@@ -1042,8 +1046,8 @@ static void step_drip(struct connection *c, const struct value *value) {
     echo(c, plan);
 }
 
-/* The time for which the threads of a process have run or waited for a core; 0 if the kernel does
- * not tell. */
+/* Returns the time for which the threads of a process have run or waited for a core; 0 if the
+ * kernel does not count it. */
 static int64_t busy_time(const char *process) {
     char path[384];
     int64_t busy = 0;
@@ -1068,7 +1072,8 @@ static int64_t busy_time(const char *process) {
     return busy;
 }
 
-/* Is it a process of this group? A server that is started through a wrapper is the wrapper's group. */
+/* Is it a process of this group? A server that a wrapper script has started is in the group of the
+ * wrapper. */
 static bool is_in_group(const char *process, size_t group) {
     char path[64];
     char line[512];
@@ -1086,7 +1091,7 @@ static bool is_in_group(const char *process, size_t group) {
     return (size_t)its_group == group;
 }
 
-/* Once, because to go through /proc takes time, which would count as our own. */
+/* This is done once, because it takes time, which would count as time for which we were busy. */
 static void watch_group(size_t group) {
     DIR *processes = opendir("/proc");
 
@@ -1111,8 +1116,8 @@ static int64_t busy_on_both_sides(void) {
     return busy;
 }
 
-/* On a busy machine each side may wait long for a core. In a stall both sides sleep, so the time
- * for which either was busy does not count, if `watch` has named the server. */
+/* In a stall both sides sleep. On a busy machine, however, either side may have to wait for a core.
+ * Therefore the time for which either was busy does not count, if `watch` has named the server. */
 static void step_roundtrips(struct connection *c, const struct value *value) {
     if (doing.turn == 0) {
         quickest = INT64_MAX;
@@ -1202,7 +1207,7 @@ static void send_signal(const struct value *pid, int number) {
     }
 }
 
-/* The state letter of a process, as in ps; '\0' when there is no such process. */
+/* Returns the state letter of a process, as ps shows it; '\0' if there is no such process. */
 static char process_state(const char *pid) {
     char line[512];
     char path[64];
@@ -1215,7 +1220,7 @@ static char process_state(const char *pid) {
     size_t length = fread(line, 1, sizeof line - 1, file);
     fclose(file);
     line[length] = '\0';
-    const char *name_end = strrchr(line, ')'); /* the name before it may hold anything */
+    const char *name_end = strrchr(line, ')'); /* the name before it may hold any character */
     if (name_end == NULL || name_end[1] == '\0') {
         return '\0';
     }
@@ -1234,7 +1239,7 @@ static void step_stop(struct connection *c, const struct value *value) {
         if (clock_now() > doing.deadline) {
             fail("its state is %c, not T, after %g s", state, in_seconds(limit));
         }
-        wait_for(-1, 0, clock_now() + MILLISECOND); /* it stops when it next gets to run */
+        wait_for(-1, 0, clock_now() + MILLISECOND); /* it stops the next time that it would run */
     }
 }
 
@@ -1253,11 +1258,12 @@ static void step_say(struct connection *c, const struct value *value) {
 
 static void leave(int signal_number) {
     (void)signal_number;
-    _exit(0); /* the kernel closes the connections as close() would */
+    _exit(0); /* the kernel closes the connections, as close() does */
 }
 
-/* A command started with & in a script reads /dev/null: an end of file there means nothing. */
-static bool stdin_is_nobody(void) {
+/* A command that a script starts with & reads from /dev/null. End of file there does not mean that
+ * it should end. */
+static bool stdin_is_null(void) {
     struct stat input;
     struct stat null;
 
@@ -1269,11 +1275,11 @@ static bool stdin_is_nobody(void) {
 static void step_hold(struct connection *c, const struct value *value) {
     (void)c;
     (void)value;
-    while (stdin_is_nobody()) {
+    while (stdin_is_null()) {
         pause(); /* until a signal ends us */
     }
     int byte;
-    do { /* through stdio, which the steps of "-" are read with too */
+    do { /* by stdio, because getline() reads the steps of "-" by stdio, too */
         byte = getchar();
     } while (byte != EOF && byte != '\n');
 }
@@ -1326,7 +1332,7 @@ static const struct command commands[] = {
      BOTH,
      step_quickest_at_most,
      "at most MS for the fastest of the last roundtrips"},
-    {"pause", {MS}, BOTH, step_pause, "wait for MS, as a client that thinks"},
+    {"pause", {MS}, BOTH, step_pause, "do nothing for MS, as a client may"},
 
     {"stop", {PID}, BOTH, step_stop, "send SIGSTOP, and wait until the process has stopped"},
     {"cont", {PID}, BOTH, step_cont, "send SIGCONT"},
@@ -1348,7 +1354,8 @@ static void print_help(void) {
         "  -l  listen on a free port; print \"listening on 127.0.0.1 port N\" first\n"
         "  -b  bind but do not listen: connects are refused\n"
         "  -f  listen and fill the backlog: connects get no answer (until accept makes room)\n"
-        "  -t  the time that a step may wait (5 s), multiplied by $SLOW\n"
+        "  -t  how long a step may wait (5 s), multiplied by $SLOW\n"
+        "  -T  no step begins after that time\n"
         "  -   as the last step: read steps from stdin, and print \"ok\" after each line\n"
         "Exit status: 0 if all steps passed, 1 if one failed (stderr says which), 2 for usage.\n"
         "HOST is numeric. TEXT may hold \\n \\r \\t \\0 \\\\ \\\" \\xHH. N is 100, 64K or 1M; "
@@ -1378,7 +1385,7 @@ static int hex_digit(char c) {
 static void parse_text(struct value *value) {
     const char *word = value->word;
 
-    value->bytes = allocate(NULL, strlen(word) + 1); /* it only gets shorter */
+    value->bytes = allocate(NULL, strlen(word) + 1); /* escapes make it shorter, never longer */
     for (; *word != '\0'; word++) {
         unsigned char byte = (unsigned char)*word;
         if (*word == '\\') {
@@ -1403,7 +1410,7 @@ static void parse_text(struct value *value) {
     }
 }
 
-/* A number, perhaps with a suffix K or M (times 1024, times 1024 again). */
+/* A number, which may end with K (1,024) or M (1,048,576). */
 static bool parse_number(const char *word, size_t *result) {
     char *end;
 
@@ -1416,7 +1423,8 @@ static bool parse_number(const char *word, size_t *result) {
            number <= SIZE_MAX / scale;
 }
 
-/* A decimal number that is not negative, without strtod's hex, inf and nan; at most a day. */
+/* A decimal number from 0 to a day. strtod() alone would also accept hexadecimal numbers, inf and
+ * nan. */
 static bool parse_duration(const char *word, int64_t unit, int64_t *result) {
     char *end;
     double number = strtod(word, &end);
@@ -1432,9 +1440,9 @@ static bool parse_duration(const char *word, int64_t unit, int64_t *result) {
     return true;
 }
 
-/* NAME, or c1..200: PREFIX, FIRST..LAST. */
+/* A NAME, or a range such as c1..200, which has a prefix, a first and a last number. */
 struct range {
-    int prefix_length; /* of the whole name, when it is no range */
+    int prefix_length; /* the length of the name, if it is no range */
     size_t first, last;
     bool many;
 };
@@ -1502,7 +1510,7 @@ struct script {
     int count;
 };
 
-/* The arguments of a step; returns the word after them. */
+/* Converts the arguments of a step. Returns the word after them. */
 static char **parse_values(struct step *step, char **word) {
     const struct command *command = step->command;
 
@@ -1527,7 +1535,7 @@ static char **parse_values(struct step *step, char **word) {
     return word;
 }
 
-/* Checks and converts a whole script before any of it is done. */
+/* Checks and converts a whole script, before its first step runs. */
 static struct script parse_script(char **word, int side, bool *from_stdin) {
     struct script script = {0};
     int number_before = doing.number;
@@ -1564,8 +1572,8 @@ static void free_script(struct script *script) {
     free(script->steps);
 }
 
-/* Splits a line into words, in place, and returns them with a NULL at the end. Double quotes group;
- * escapes stay as they are, for parse_text() to replace. */
+/* Splits a line into words, in place, and returns them with a NULL at the end. Blanks between
+ * double quotes do not split. Escapes stay as they are: parse_text() replaces them. */
 static char **split(char *line) {
     char **words = allocate(NULL, (strlen(line) / 2 + 2) * sizeof *words);
     size_t count = 0;
@@ -1656,7 +1664,8 @@ static void run_step(const struct step *step) {
 
 static void run_script(const struct script *script) {
     for (int i = 0; i < script->count; i++) {
-        /* SIGTERM ends `hold` well. It may come as soon as the step before says that we hold. */
+        /* SIGTERM ends `hold` with status 0. It may come as soon as the step before has printed
+         * something. */
         bool hold = script->steps[i].command->run == step_hold;
         bool hold_next = i + 1 < script->count && script->steps[i + 1].command->run == step_hold;
         signal(SIGTERM, hold || hold_next ? leave : SIG_DFL);
@@ -1685,7 +1694,7 @@ static void run_stdin(int side) {
 
 /* ---- Start-up ---- */
 
-/* Fills the backlog from our own side: connects until one gets no answer. That one is closed. */
+/* Fills our own backlog: connects until a connect gets no answer, and closes that one. */
 static void fill_backlog(void) {
     while (filler_count < sizeof fillers / sizeof fillers[0]) {
         int fd = new_socket(address.ss_family);
@@ -1719,11 +1728,11 @@ static void start_server(int mode) {
         fill_backlog();
     }
     struct endpoint own = local_endpoint(listener);
-    /* The same words for -b: whoever starts us has one line to look for. */
+    /* -b prints the same words, so that there is one line to look for. */
     print("listening on %s port %s", own.host, own.port);
 }
 
-/* Thousands of connections: the soft limit is mostly 1024. */
+/* For thousands of connections: the soft limit is 1024 on most systems. */
 static void raise_descriptor_limit(void) {
     struct rlimit descriptors;
 
@@ -1745,12 +1754,12 @@ static void read_slow(void) {
 }
 
 int main(int argc, char **argv) {
-    int mode = 0; /* 0: a client; else the option that makes it a server */
+    int mode = 0; /* 0 for a client, or the option that makes it a server */
     int option;
 
     signal(SIGPIPE, SIG_IGN);
     read_slow();
-    opterr = 0; /* one line on stderr, and it is ours */
+    opterr = 0; /* we print the error ourselves, in one line */
     while ((option = getopt(argc, argv, "+t:T:lbfh")) != -1) {
         switch (option) {
         case 't':
