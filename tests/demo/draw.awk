@@ -41,7 +41,7 @@ function define(what, fine, plain, code, word) {
 {
     count++
     time[count] = $1
-    who[count] = $2
+    actor[count] = $2
     what[count] = $3
     words[count] = $0
     sub(/^[^ ]+ [^ ]+ [^ ]+ ?/, "", words[count])
@@ -84,7 +84,7 @@ function lay_out_client(name,    i, state, since, place, asked) {
     state = ""
     since = place = 0
     for (i = 1; i <= count; i++) {
-        if (who[i] != name)
+        if (actor[i] != name)
             continue
         place = column(time[i])
         if (place < since)

@@ -166,7 +166,7 @@ record() {
 
 # Handles a line from a client. Only B measures times, and its next line says what was measured.
 hear() {
-    local who=${1%% *} what=${1#* }
+    local actor=${1%% *} what=${1#* }
 
     case $1 in
     ok) ;; # a client has done what tell() sent
@@ -176,10 +176,10 @@ hear() {
         kill -0 "$server" 2>/dev/null || complaint+=" (the server had ended)"
         ;;
     "B "*)
-        record "$who" "$what" "$elapsed"
+        record "$actor" "$what" "$elapsed"
         elapsed=""
         ;;
-    *) record "$who" "$what" ;;
+    *) record "$actor" "$what" ;;
     esac
 }
 

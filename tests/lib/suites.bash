@@ -1,17 +1,13 @@
 #!/usr/bin/env bash
 # suites.bash: finds bats, and the steps that hold for a stage. tests/run, make check, make mistakes and
-# tests/shapes/run use it. Names of files are relative to the top of the project.
-#
-# Tags in the .bats files: only-01 marks a step that does not hold in later stages; not-02 and not-edge
-# mark one that does not hold there; client marks one about the client; companion marks one about a
-# companion program; wording marks one that judges the words of the log (WORDING=no leaves it out);
-# method marks one that demands the stage's own mechanism (METHOD=no).
+# tests/shapes/run use it. Names of files are relative to the top of the project. tests/README.md explains
+# the tags of the steps.
 
 # shellcheck disable=SC2034 # the scripts use what is set here
 
 . "${BASH_SOURCE[0]%/*}/shared.bash"
 
-# Sets $bats to a version that knows --filter-tags: 1.8 or newer.
+# look_for_bats: sets $bats to a version that knows --filter-tags: 1.8 or newer. Returns 1 if there is none.
 look_for_bats() {
     for bats in bats build/node_modules/bats/bin/bats; do
         [[ $("$bats" --version 2>&1) =~ ^Bats\ ([0-9]+)\.([0-9]+) ]] || continue
@@ -20,6 +16,7 @@ look_for_bats() {
     return 1
 }
 
+# find_bats: the same, and installs bats if there is none. Ends the script if that fails.
 find_bats() {
     look_for_bats && return
     mkdir -p build
@@ -41,7 +38,8 @@ file_of_step() {
     grep -lE "^@test \"$1 " tests/[0-9][0-9]-*.bats | head -n 1
 }
 
-# files_of SUITE: sets $files to its own test file, then those of earlier stages.
+# files_of SUITE: sets $files to the test file of the suite, followed by those of earlier stages. A suite is a stage
+# (03), edge, docs or exercise. Ends the script if there is no such suite.
 files_of() {
     local file
     files=(tests/"${1/edge/05}"*.bats)
@@ -54,8 +52,9 @@ files_of() {
     done
 }
 
-# filter_of SUITE FILE: sets $filter, for --filter-tags, to the steps of the file that hold for the stage,
-# or for edge. The clients of 04 and 05 work in a way of their own, so they inherit no steps.
+# filter_of SUITE FILE: sets $filter, for --filter-tags, to the steps of the file that hold for the suite. The
+# clients of 04 and 05 differ from all others, so they inherit no steps. WORDING=no and METHOD=no leave out
+# the steps with these tags.
 filter_of() {
     local suite=$1 stage=${1/edge/05} owner=${2#tests/}
     filter="!not-$suite,!not-$stage"

@@ -1,5 +1,5 @@
 /* The most natural first server with select(): a buffer of 1 KiB, and a log of its own in a file, a line per
- * call. PAUSE=200 adds so many microseconds to each recv(). Held to 03. */
+ * call. PAUSE=200 adds 200 microseconds to each recv(). Held to 03. */
 #include "common.h"
 #include <fcntl.h>
 #include <sys/select.h>
