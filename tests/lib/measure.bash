@@ -89,11 +89,16 @@ status_field() {
 
 # memory: REPLY = the KiB of memory that the server has allocated and used (RssAnon).
 memory() {
+    find_family
+    sum_status RssAnon
+}
+
+# sum_status NAME: REPLY = the sum of this field of /proc/PID/status over the processes in $family.
+sum_status() {
     local pid sum=0
 
-    find_family
     for pid in "${family[@]}"; do
-        status_field "/proc/$pid/status" RssAnon
+        status_field "/proc/$pid/status" "$1"
         sum=$((sum + REPLY))
     done
     REPLY=$sum
@@ -236,12 +241,6 @@ server_burns() {
 # main_thread_naps: REPLY = how often the server's main thread has gone to sleep. Other threads may belong to a
 # run-time.
 main_thread_naps() {
-    local pid sum=0
-
     find_workers
-    for pid in "${family[@]}"; do
-        status_field "/proc/$pid/status" voluntary_ctxt_switches
-        sum=$((sum + REPLY))
-    done
-    REPLY=$sum
+    sum_status voluntary_ctxt_switches
 }
