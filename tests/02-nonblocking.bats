@@ -143,9 +143,9 @@ log_rests() {
 @test "02.8 A client that floods starves no other" {
     # All that the floods have sent waits in the kernel, and each recv() returns 64 bytes of it, so a
     # server that reads until EAGAIN makes 8,192 calls for the first of them. After half of that many
-    # the server stops itself (19 is SIGSTOP), so that the load of the machine makes no difference. The
+    # the server stops itself (sig=STOP), so that the load of the machine makes no difference. The
     # other client connects between the two, because a server may begin with the oldest or the newest.
-    start_server --faults recv:sig=19:4096,recv:cap=64 -q 0
+    start_server --faults recv:sig=STOP:4096,recv:cap=64 -q 0
     signal_server STOP
     tell @flood1 connect send-bytes 512K @other connect send-bytes 3 @flood2 connect send-bytes 512K
     signal_server CONT
@@ -230,8 +230,8 @@ log_rests() {
     # Every recv() brings one byte, and fifty busy clients have sent 15 each, which takes 15 turns, or 30 if
     # a turn receives and the next one sends. With one accept() per turn, fewer than 50 newcomers have
     # been accepted when 40 of them have been served. Then the server stops itself: 50 calls of send() for
-    # the first bytes, 750 for the busy clients, and 40 for newcomers (19 is SIGSTOP).
-    start_server --faults send:sig=19:840,recv:cap=1 -q 0
+    # the first bytes, 750 for the busy clients, and 40 for newcomers.
+    start_server --faults send:sig=STOP:840,recv:cap=1 -q 0
     expected "all of sixty newcomers to be accepted when fifty busy clients and forty newcomers have been served"
     because "with one accept() per turn of the loop, each newcomer waits until all busy clients have been served. Accept up to 64 per turn"
     tell @busy1..50 connect @busy1..50 exchange 1

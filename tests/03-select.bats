@@ -88,9 +88,7 @@ recv_rests() {
     ! has_received "$calls"
 }
 
-# reads_on: sends 256 KiB, and succeeds when the server calls recv() for them. The rule of faults.so
-# never strikes, but with it faults.so counts the calls.
-counting="recv:EINTR:1000000000"
+# reads_on: sends 256 KiB, and succeeds when the server calls recv() for them (--faults recv:count).
 reads_on() {
     local calls
 
@@ -126,7 +124,7 @@ be_slow_reader() {
 }
 
 @test "03.6 It sleeps while a slow reader has half-closed" {
-    start_server --faults "$counting"
+    start_server --faults recv:count
     expected "the server to use less than a fifth of a core while a client has half-closed and does not read its echo"
     because "end of file keeps a socket readable as well. Do not watch it for reading while its queue holds anything"
     be_slow_reader
@@ -199,7 +197,7 @@ be_slow_reader() {
 }
 
 @test "03.23 An urgent byte is read beside the stream" {
-    start_server --faults "$counting"
+    start_server --faults recv:count
     expected "all bytes of the stream to come back, and the server to sleep, after an urgent byte"
     because "the third set reports an urgent byte until recv() with MSG_OOB reads it. It is neither an error nor end of file"
     tell @talker connect exchange 10 urgent '!' @other connect exchange 10
@@ -359,7 +357,7 @@ read_lines_of() {
         wanted+="sending \"$message\""$'\n'"received \"$message\""$'\n'
     done
     wanted+="closing socket"$'\n'
-    start_server --faults "$counting"
+    start_server --faults recv:count
     expected "two connections, and on each three messages, each one after the echo of the one before"
     because "one loop serves both sockets, so each connection must remember which message it has sent and how much of it came back"
     run_client 0 "$port" "$host"
@@ -403,7 +401,7 @@ read_lines_of() {
 @test "03.43 The client opens as many connections as it is told to" {
     local names
 
-    start_server --faults "$counting"
+    start_server --faults recv:count
     expected "exit status 0 with one connection, and with a hundred"
     because "the number after -c says how many connections to open; one array and one loop can serve them all"
     run_client 0 -c 1 "$port" "$host" hello
@@ -418,7 +416,7 @@ read_lines_of() {
 @test "03.44 The client says so when it cannot have as many connections" {
     local bad
 
-    start_server --faults "$counting"
+    start_server --faults recv:count
     expected "exit status 1, and the reason on standard error, for 50 connections under \"ulimit -n 20\""
     because "socket() fails with EMFILE. Print strerror(errno) and exit with status 1"
     run_client 1 --open-files 20 -c 50 "$port" "$host" hello
@@ -702,7 +700,7 @@ took_at_most() {
 
     because "a signal between the check of the flag and select() is missed. Block the signals, and let pselect() unblock them while it waits"
     expected "a signal that comes just before the wait to end that wait, in any turn of the loop"
-    for signal in 2 15; do
+    for signal in INT TERM; do
         for turn in 1 2 3 4 5; do
             start_chat --faults "select:sig=$signal:$turn"
             # A client that joins takes two turns of the loop: one to accept it, one to tell it so. In
@@ -718,7 +716,7 @@ took_at_most() {
     done
     expected "a signal during start-up, or right after it, to end the server with status 0"
     build_program 03-select/chat
-    launch_server --program "$REPLY" --faults fcntl:sig=15:1 0
+    launch_server --program "$REPLY" --faults fcntl:sig=TERM:1 0
     server_ends 0
     for i in {1..10}; do
         start_chat

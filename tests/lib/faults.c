@@ -1,15 +1,15 @@
 /*
- * faults.so: makes certain what only luck would show.
+ * faults.so: makes chosen system calls fail, fall short, or be interrupted.
  *
- * On one machine the network is too kind. send() takes all it is given, nobody interrupts recv(),
- * accept() never fails: code that forgot those cases looks right for years. This library is loaded
- * before libc and stands between a program and its calls, and does to it what a bad day would do:
+ * Within one machine send() nearly always accepts all bytes, no signal interrupts recv(), and
+ * accept() does not fail. Code that forgets these cases looks right for years. This library is
+ * loaded before libc, stands between a program and its calls, and makes these cases happen:
  *
  *     cc -O2 -fPIC -shared tests/lib/faults.c -o build/faults.so    (glibc before 2.34: and -ldl)
  *     FAULTS=recv:cap=100,send:cap=7 LD_PRELOAD=$PWD/build/faults.so ./server
  *
- * FAULTS is a list of rules, CALL:ACTION or CALL:ACTION:WHEN, with commas between them. For each
- * call the first rule that matches is the only one that counts.
+ * FAULTS is a list of rules, CALL:ACTION or CALL:ACTION:WHEN, with commas between them. Only the
+ * first rule that matches a call is applied to it.
  *
  *   CALL         covers
  *   accept       accept accept4
@@ -26,31 +26,34 @@
  *   epoll_wait   epoll_wait epoll_pwait epoll_pwait2
  *   epoll_ctl    epoll_ctl
  *   clock        time gettimeofday, and clock_gettime of CLOCK_REALTIME
- *   urgent       those of recv that ask for an urgent byte (MSG_OOB). They are counted here as well,
- *                but only a rule for recv changes them.
+ *   urgent       the calls of recv that ask for an urgent byte (MSG_OOB). They are counted here as
+ *                well, but only a rule for recv changes them.
  *
- *   From accept to fcntl only IPv4 and IPv6 sockets are meant: a read() on a file, a pipe, an
- *   eventfd or a socketpair is neither counted nor touched.
+ *   From accept to fcntl, only calls on IPv4 and IPv6 sockets are counted and changed, not a read()
+ *   on a file, a pipe, an eventfd or a socketpair.
  *
- *   ACTION       what the call does
- *   EAGAIN ...   fails with this error and is not made (a pending connection stays pending, unread
- *                bytes stay unread). To be interrupted is to fail with EINTR. As in the kernel
- *                - close() closes, whatever error it gives;
- *                - connect() that fails with EINTR or EINPROGRESS goes on in the background;
- *                - EPIPE comes with SIGPIPE, unless the call said MSG_NOSIGNAL;
- *                - EAGAIN comes only if the descriptor is non-blocking (or the call says
- *                  MSG_DONTWAIT). It does not come if epoll watches the descriptor with EPOLLET:
- *                  there EAGAIN is a promise that a new event will follow, which we cannot keep.
- *   cap=N        recv, send: asks for at most N bytes
- *   sig=N        is made after signal N was raised
- *   ready        select, poll, epoll_wait: returns at once and says that all that is watched for
- *                reading is readable and all that is watched for writing is writable; in epoll
- *                not what is edge-triggered or one-shot. With nothing to say the call is made,
- *                and that is no hit.
- *   ready-read   the same, and nothing is writable
- *   shift=S      clock: is S seconds ahead (S may be negative)
+ *   ACTION       what happens
+ *   EAGAIN ...   The call fails with this error and is not made: a pending connection stays
+ *                pending, unread bytes stay unread. EINTR means that a signal has interrupted the
+ *                call. As with the kernel,
+ *                - close() closes the descriptor, whatever error it returns;
+ *                - a connect() that fails with EINTR or EINPROGRESS goes on in the background;
+ *                - EPIPE comes with SIGPIPE, unless the call has the flag MSG_NOSIGNAL;
+ *                - EAGAIN comes only if the descriptor is non-blocking, or the call has the flag
+ *                  MSG_DONTWAIT. It does not come if epoll watches the descriptor with EPOLLET:
+ *                  then EAGAIN would promise a new event, which we cannot send.
+ *   cap=N        recv, send: The call asks for at most N bytes.
+ *   sig=NAME     The signal (INT, STOP ...) is raised, and then the call is made.
+ *   ready        select, poll, epoll_wait: The call returns at once and reports everything that is
+ *                watched for reading as readable, and everything that is watched for writing as
+ *                writable; for epoll, except what is edge-triggered or one-shot. If there is
+ *                nothing to report, the call is made, and this is no hit.
+ *   ready-read   The same, but nothing is reported as writable.
+ *   shift=S      clock: The clock is S seconds ahead (S may be negative).
+ *   count        The call is made, and is no hit. All calls are counted; use this action for a
+ *                program whose calls are only to be counted.
  *
- *   WHEN         which calls; each CALL above has one count, from 1
+ *   WHEN         which calls. Each CALL above has one count, from 1.
  *   (nothing)    all
  *   N            the Nth
  *   N+           from the Nth on
@@ -58,20 +61,21 @@
  *   N%M          the Nth and every Mth after it
  *   after=S      all that come S seconds or more (fractions allowed) after the start
  *
- * FAULTS_COUNTS=FILE keeps score in FILE while the program runs, a line for each CALL:
+ * FAULTS_COUNTS=FILE keeps the counts in FILE while the program runs, a line for each CALL:
  *
  *     recv calls 0000000012 hits 0000000003
  *
- * A hit is a call that a rule changed: one that a cap did not shorten is none. Digits are changed
- * in place, so the file can be read at any time, also after kill -9; nobody may shorten it while
- * the program runs. Forked children count along. A program started anew by exec (`env ... server`)
- * sets all to zero: the file belongs to the last that was started.
+ * A hit is a call that a rule has changed; a call that a cap did not shorten is no hit. The digits
+ * are changed in place, so the file can be read at any time, also after kill -9. Do not shorten it
+ * while the program runs. Forked children count in the same file. A program that exec() starts, as
+ * in `env ... server`, begins again with zeros.
  *
- * Not reached: static programs, languages that make their own system calls (Go), and what libc
- * calls inside itself (stdio, getaddrinfo). They leave no file, or only zeros (a wrapper such as
- * env was reached). gcc -fsanitize=address needs ASAN_OPTIONS=verify_asan_link_order=0.
+ * Some calls are out of reach: those of static programs, of languages that make their own system
+ * calls (Go), and those inside libc (stdio, getaddrinfo). Such programs leave no file, or one with
+ * zeros, from a wrapper such as env. gcc -fsanitize=address needs
+ * ASAN_OPTIONS=verify_asan_link_order=0.
  *
- * A rule that cannot be understood ends the program, with the reason on stderr and status 2.
+ * A rule that is not understood ends the program, with the reason on stderr and status 2.
  */
 
 /* This file defines the calls that these two would replace by others. */
@@ -107,50 +111,29 @@
 #define DIGITS     10  /* of a number in FAULTS_COUNTS */
 #define MAX_PIECES 64
 
-enum family {
-    ACCEPT,
-    CONNECT,
-    RECV,
-    SEND,
-    CLOSE,
-    SOCKET,
-    GETPEERNAME,
-    SETSOCKOPT,
-    FCNTL,
-    SELECT,
-    POLL,
-    EPOLL_WAIT,
-    EPOLL_CTL,
-    CLOCK,
-    URGENT,
-    FAMILIES
-};
+/* Every CALL of a rule, in the order of FAULTS_COUNTS. */
+/* clang-format off */
+#define CALLS(X)                                                                                   \
+    X(ACCEPT, "accept") X(CONNECT, "connect") X(RECV, "recv") X(SEND, "send") X(CLOSE, "close")    \
+    X(SOCKET, "socket") X(GETPEERNAME, "getpeername") X(SETSOCKOPT, "setsockopt")                  \
+    X(FCNTL, "fcntl") X(SELECT, "select") X(POLL, "poll") X(EPOLL_WAIT, "epoll_wait")              \
+    X(EPOLL_CTL, "epoll_ctl") X(CLOCK, "clock") X(URGENT, "urgent")
+/* clang-format on */
 
-static const char *const family_names[FAMILIES] = {
-    [ACCEPT] = "accept",
-    [CONNECT] = "connect",
-    [RECV] = "recv",
-    [SEND] = "send",
-    [CLOSE] = "close",
-    [SOCKET] = "socket",
-    [GETPEERNAME] = "getpeername",
-    [SETSOCKOPT] = "setsockopt",
-    [FCNTL] = "fcntl",
-    [SELECT] = "select",
-    [POLL] = "poll",
-    [EPOLL_WAIT] = "epoll_wait",
-    [EPOLL_CTL] = "epoll_ctl",
-    [CLOCK] = "clock",
-    [URGENT] = "urgent",
-};
+#define AS_FAMILY(family, name)      family,
+#define AS_FAMILY_NAME(family, name) name,
 
-enum action { FAIL, CAP, SIGNAL, READY, READY_READ, SHIFT };
+enum family { CALLS(AS_FAMILY) FAMILIES };
+
+static const char *const family_names[FAMILIES] = {CALLS(AS_FAMILY_NAME)};
+
+enum action { FAIL, CAP, SIGNAL, READY, READY_READ, SHIFT, COUNT };
 
 struct rule {
     enum family family;
     enum action action;
     long value;          /* the error, the bytes, the signal, the seconds */
-    unsigned long first; /* the calls it is for: first, first + step ... up to last */
+    unsigned long first; /* the calls that it is for: first, first + step ... up to last */
     unsigned long last;
     unsigned long step;
     double after; /* seconds since the start before which it does nothing */
@@ -171,7 +154,7 @@ int __poll_chk(struct pollfd *, nfds_t, int, size_t);
 int __ppoll_chk(struct pollfd *, nfds_t, const struct timespec *, const sigset_t *, size_t);
 /* NOLINTEND(bugprone-reserved-identifier,cert-dcl37-c,cert-dcl51-cpp) */
 
-/* These two are not in every glibc that is still in use. */
+/* Some C libraries that are still in use lack these two. */
 int fcntl64(int, int, ...);
 int epoll_pwait2(int, struct epoll_event *, int, const struct timespec *, const sigset_t *);
 
@@ -201,8 +184,9 @@ static int missing_call(void) {
 }
 
 /*
- * The function of this name that comes next after ours, nearly always libc's. It is looked up when
- * first needed and not only in the constructor, for sanitizers make calls before that has run.
+ * Returns the function of this name that comes after ours, which nearly always is that of libc. It
+ * is looked up when it is needed first, because sanitizers make calls before our constructor has
+ * run.
  */
 static function *real_call(int index) {
     function *found = atomic_load_explicit(&real_calls[index], memory_order_relaxed);
@@ -210,7 +194,7 @@ static function *real_call(int index) {
     if (!found) {
         void *symbol = dlsym(RTLD_NEXT, call_names[index]);
 
-        /* C knows no cast from an object's address to a function's; POSIX says it is the same. */
+        /* C has no cast from an object pointer to a function pointer. In POSIX it works. */
         if (symbol)
             memcpy(&found, &symbol, sizeof found);
         else
@@ -229,11 +213,11 @@ struct count {
     atomic_ulong hits;
 };
 
-/* Where to count until the constructor has found memory that forked children share. */
+/* Used until the constructor has allocated memory that forked children share. */
 static struct count early_counts[FAMILIES];
 static struct count *counts = early_counts;
 
-/* Where the digits stand in the file of FAULTS_COUNTS, or null. */
+/* Where the digits are in the file of FAULTS_COUNTS, or null. */
 static struct {
     volatile char *calls;
     volatile char *hits;
@@ -241,8 +225,9 @@ static struct {
 
 /*
  * Writes a counter into the file. Threads and signal handlers may do so at the same time, and a
- * lock would hang the handler: so whoever has written looks again, and writes again if the counter
- * has moved on. The last digit goes first: a reader in between sees too little, not too much.
+ * lock could block a handler forever. Therefore the counter is read again after it was written, and
+ * written again if it has changed. The last digit is written first, so that a reader in between
+ * sees too small a number, never one that is too large.
  */
 static void show(volatile char *digits, atomic_ulong *counter) {
     unsigned long value;
@@ -291,8 +276,8 @@ static const struct rule *rule_for(enum family family) {
 }
 
 /*
- * Does what a rule asks before a call. Returns true if the call is to fail, with errno set, and not
- * to be made. A cap shortens *length; flags are those of send().
+ * Does what a rule demands before a call. Returns true if the call fails, with errno set, and must
+ * not be made. A cap shortens *length. `flags` are those of send().
  */
 static bool fails(const struct rule *rule, int flags, size_t *length) {
     if (!rule)
@@ -323,8 +308,8 @@ static void set_edge_triggered(int fd, bool edge) {
         atomic_store(&edge_triggered[fd], edge);
 }
 
-/* May the kernel say "not now" of this descriptor, without a new event to follow? */
-static bool may_say_not_now(int fd, int flags) {
+/* Returns whether a call on this descriptor may fail with EAGAIN, although no new event follows. */
+static bool may_return_eagain(int fd, int flags) {
     int saved = errno;
     bool waits = !(flags & MSG_DONTWAIT) && !(REAL(fcntl)(fd, F_GETFL) & O_NONBLOCK);
 
@@ -339,7 +324,7 @@ static const struct rule *rule_for_call(enum family family, int fd, int flags) {
 
     if (family == RECV && (flags & MSG_OOB))
         rule_for(URGENT);
-    if (rule && rule->action == FAIL && rule->value == EAGAIN && !may_say_not_now(fd, flags))
+    if (rule && rule->action == FAIL && rule->value == EAGAIN && !may_return_eagain(fd, flags))
         return NULL;
     return rule;
 }
@@ -355,11 +340,11 @@ static bool is_network_domain(int domain) {
     return domain == AF_INET || domain == AF_INET6;
 }
 
-/* Asked anew each time: after a close() the same number may be a file. */
+/* The kernel is asked each time, because after a close() the same number may be that of a file. */
 static bool is_network(int fd) {
     int domain = AF_UNSPEC;
     socklen_t size = sizeof domain;
-    int saved = errno; /* some programs look at it only after the next call */
+    int saved = errno; /* the program may look at it only after this call */
 
     if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) == -1)
         domain = AF_UNSPEC;
@@ -376,7 +361,7 @@ static bool is_network(int fd) {
         return REAL(name) arguments;                                                               \
     }
 
-/* glibc's headers want just these types for an address: they are unions of all kinds of it. */
+/* glibc declares addresses with these types, which are unions of all kinds of addresses. */
 typedef __SOCKADDR_ARG address_to_fill;
 typedef __CONST_SOCKADDR_ARG address_given;
 
@@ -410,7 +395,7 @@ int epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event) {
     return result;
 }
 
-/* fcntl() has one more argument or none, and whatever it is it fits where a pointer does. */
+/* fcntl() may have one more argument. Whatever its type is, it fits where a pointer fits. */
 #define WRAP_FCNTL(name)                                                                           \
     int name(int fd, int command, ...) {                                                           \
         va_list list;                                                                              \
@@ -427,7 +412,7 @@ int epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event) {
 WRAP_FCNTL(fcntl)
 WRAP_FCNTL(fcntl64)
 
-/* Linux gives the descriptor back before anything can go wrong: an error does not keep it open. */
+/* Linux frees the descriptor before an error can occur, so an error does not keep it open. */
 int close(int fd) {
     bool failed = is_network(fd) && refused(CLOSE, fd);
     int error = errno;
@@ -444,8 +429,8 @@ int close(int fd) {
 }
 
 /*
- * A connect() that is interrupted, or told not to wait, has begun all the same. So this one begins
- * too: who calls connect() again, and who waits for the socket to be writable, finds what is true.
+ * A connect() that fails with EINTR or EINPROGRESS has begun. Therefore this one begins, too, and a
+ * program that calls connect() again, or waits until the socket is writable, learns its result.
  */
 static int begin_connect(int fd, address_given address, socklen_t size, int error) {
     int flags = REAL(fcntl)(fd, F_GETFL);
@@ -471,7 +456,7 @@ int connect(int fd, address_given address, socklen_t size) {
 
 /* ------------------------------------------------------------------ calls that move bytes */
 
-/* Each has a parameter `fd` and a parameter `length`, which a cap may shorten. */
+/* Each call has the parameters `fd` and `length`. A cap may shorten `length`. */
 #define WRAP_BYTES(family, given_flags, name, parameters, arguments)                               \
     ssize_t name parameters {                                                                      \
         if (is_network(fd) && fails(rule_for_call(family, fd, given_flags), given_flags, &length)) \
@@ -503,8 +488,9 @@ WRAP_BYTES(SEND, flags, sendto,
            (fd, buffer, length, flags, address, size))
 
 /*
- * Copies pieces until they hold `length` bytes; returns how many it took. Empty ones are left out,
- * so that a full copy is never of no bytes at all: recv() of none looks like the end of the file.
+ * Copies pieces until they hold `length` bytes. Returns the number of pieces in the copy. Empty
+ * pieces are left out, because a copy of MAX_PIECES empty ones would receive 0 bytes, as at end of
+ * file.
  */
 static size_t shorten(struct iovec *copy, const struct iovec *pieces, size_t count, size_t length) {
     size_t taken = 0;
@@ -547,7 +533,7 @@ static size_t bytes_in(const struct iovec *pieces, size_t count) {
 WRAP_PIECES(RECV, readv)
 WRAP_PIECES(SEND, writev)
 
-/* Makes *cut the message to hand to the real call; `copy` is room for its pieces. */
+/* Sets *cut to the message for the real call. `copy` has room for its pieces. */
 static bool message_fails(enum family family, int fd, const struct msghdr *message, int flags,
                           struct msghdr *cut, struct iovec *copy) {
     size_t all = bytes_in(message->msg_iov, message->msg_iovlen);
@@ -593,8 +579,8 @@ ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
 /* ------------------------------------------------------------------ calls that wait */
 
 /*
- * Each lie below fills in what a call that waits would, returns how many it reported, and changes
- * nothing if there is nothing to report. `writable` is false for ready-read.
+ * Each `lie` below fills in the results of the call and returns how many descriptors it has
+ * reported. If there are none to report, it changes nothing. `writable` is false for ready-read.
  */
 #define WRAP_WAIT(family, name, parameters, arguments, lie)                                        \
     int name parameters {                                                                          \
@@ -623,7 +609,8 @@ static int members(const fd_set *set, int limit) {
     return found;
 }
 
-/* Like the kernel, up to the end of the last word that `limit` reaches into. */
+/* Like the kernel, it goes on to the end of the last word in which there is a descriptor below
+ * `limit`. */
 static void empty(fd_set *set, int from, int limit) {
     for (int fd = from; set && (fd < limit || fd % NFDBITS != 0); fd++)
         FD_CLR(fd, set);
@@ -653,8 +640,9 @@ static int lie_to_poll(struct pollfd *fds, nfds_t count, bool writable) {
 }
 
 /*
- * Who is registered, for what and with which data, only the kernel knows for sure: descriptors
- * leave its list when they are closed, by whatever call. It tells in /proc, a line for each.
+ * Only the kernel knows for sure which descriptors are registered, for what, and with which data,
+ * because a descriptor leaves the list when it is closed, by whatever call. A file in /proc has a
+ * line for each.
  */
 static int lie_to_epoll(int epoll, struct epoll_event *events, int room, bool writable) {
     uint32_t lies = writable ? EPOLLIN | EPOLLOUT : EPOLLIN;
@@ -751,12 +739,14 @@ time_t time(time_t *copy) {
 
 /* ------------------------------------------------------------------ reading FAULTS */
 
-#define E(name)                                                                                    \
-    { #name, name }
-static const struct {
+struct named {
     const char *name;
     int number;
-} errors[] = {
+};
+
+#define E(name)                                                                                    \
+    { #name, name }
+static const struct named errors[] = {
     E(EACCES),      E(EADDRINUSE), E(EADDRNOTAVAIL), E(EAFNOSUPPORT), E(EAGAIN),
     E(EALREADY),    E(EBADF),      E(ECONNABORTED),  E(ECONNREFUSED), E(ECONNRESET),
     E(EDQUOT),      E(EEXIST),     E(EFAULT),        E(EHOSTDOWN),    E(EHOSTUNREACH),
@@ -768,22 +758,33 @@ static const struct {
     E(ESHUTDOWN),   E(ETIMEDOUT),  E(EWOULDBLOCK),
 };
 
+#define S(name)                                                                                    \
+    { #name, SIG##name }
+static const struct named signals[] = {
+    S(ALRM), S(CHLD), S(CONT), S(HUP),  S(INT),  S(KILL), S(PIPE),
+    S(QUIT), S(STOP), S(TERM), S(TSTP), S(USR1), S(USR2),
+};
+
 #define BIT(family) (1U << (family))
 #define EVERY       (BIT(FAMILIES) - 1)
 #define WAITS       (BIT(SELECT) | BIT(POLL) | BIT(EPOLL_WAIT))
 
-/* The actions that are no error: their names, whom they suit, and the numbers that they take. */
+/*
+ * The actions that are no error: their names, the calls that they suit, and the numbers that they
+ * take. (SIGNAL takes a name, see read_action().)
+ */
 static const struct {
     const char *name;
     enum action action;
     unsigned int families;
-    long least, most; /* both 0: takes none */
+    long least, most; /* both 0: none */
 } actions[] = {
     {"cap", CAP, BIT(RECV) | BIT(SEND), 1, 1L << 30},
-    {"sig", SIGNAL, EVERY, 1, _NSIG - 1},
+    {"sig", SIGNAL, EVERY, 0, 0},
     {"ready", READY, WAITS, 0, 0},
     {"ready-read", READY_READ, WAITS, 0, 0},
     {"shift", SHIFT, BIT(CLOCK), -(1L << 30), 1L << 30},
+    {"count", COUNT, EVERY, 0, 0},
 };
 
 #define LENGTH(array) (sizeof(array) / sizeof((array)[0]))
@@ -793,7 +794,7 @@ static _Noreturn void give_up(const char *what, const char *text, const char *wh
     _exit(2);
 }
 
-/* Returns why the text is not understood, or null; so do the others below. */
+/* Returns why the text is not understood, or null, as do the other functions that read. */
 static const char *read_family(struct rule *rule, const char *text) {
     for (int family = 0; family < FAMILIES; family++) {
         if (strcmp(text, family_names[family]) == 0) {
@@ -804,17 +805,21 @@ static const char *read_family(struct rule *rule, const char *text) {
     return "no such call";
 }
 
+/* Returns the number of this name, or -1. */
+static int number_of(const char *name, const struct named *table, size_t length) {
+    for (size_t i = 0; i < length; i++) {
+        if (strcmp(name, table[i].name) == 0)
+            return table[i].number;
+    }
+    return -1;
+}
+
 static const char *read_error(struct rule *rule, const char *text) {
     if (rule->family == CLOCK)
-        return "the clock takes shift=SECONDS alone";
-    for (size_t i = 0; i < LENGTH(errors); i++) {
-        if (strcmp(text, errors[i].name) == 0) {
-            rule->action = FAIL;
-            rule->value = errors[i].number;
-            return NULL;
-        }
-    }
-    return "no such action";
+        return "the clock takes shift=SECONDS or count";
+    rule->action = FAIL;
+    rule->value = number_of(text, errors, LENGTH(errors));
+    return rule->value == -1 ? "no such action" : NULL;
 }
 
 static const char *read_action(struct rule *rule, const char *text) {
@@ -831,6 +836,10 @@ static const char *read_action(struct rule *rule, const char *text) {
     rule->action = actions[i].action;
     if (!(actions[i].families & BIT(rule->family)))
         return "this call cannot do that";
+    if (rule->action == SIGNAL) {
+        rule->value = number_of(number ? number : "", signals, LENGTH(signals));
+        return rule->value == -1 ? "this action takes =NAME, the name of a signal: sig=STOP" : NULL;
+    }
     if (actions[i].least == actions[i].most)
         return number ? "this action takes no number" : NULL;
     if (!number)
@@ -844,7 +853,7 @@ static const char *read_action(struct rule *rule, const char *text) {
     return NULL;
 }
 
-/* Reads a count, from 1 up. strtoul() alone would take " 7" and "-7" as well. */
+/* Reads a number from 1 up. strtoul() alone would also accept " 7" and "-7". */
 static bool read_count(const char *text, unsigned long *count, char **end) {
     if (*text < '1' || *text > '9')
         return false;
@@ -924,8 +933,8 @@ static void read_rules(const char *text) {
 /* ------------------------------------------------------------------ start */
 
 /*
- * The file keeps its size for ever: an older process may have it mapped, and dies of SIGBUS if the
- * page under it goes away.
+ * The file keeps its size. An older process may have mapped it, and would be killed by SIGBUS if
+ * the file became shorter.
  */
 static void show_counts_in(const char *path) {
     char text[FAMILIES * 64];
@@ -952,7 +961,7 @@ static void show_counts_in(const char *path) {
     }
 }
 
-/* What forked children count, their parent sees, and the other way round. */
+/* Lets a process and its forked children count together. */
 static void share_counts(void) {
     void *memory =
         mmap(NULL, sizeof early_counts, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
