@@ -61,9 +61,7 @@ log_rests() {
     peer @c1..20 connect @c1..20 exchange 100 @c1..20 exchange 10K
     expected "each client to get its own bytes back when all of them send at the same time"
     tell @c1..20 connect
-    signal_server STOP
-    tell @c1..20 send-bytes 5K
-    signal_server CONT
+    while_stopped tell @c1..20 send-bytes 5K
     tell @c1..20 drain
     tell @c1..20 shutdown @c1..20 eof
 }
@@ -111,12 +109,12 @@ log_rests() {
     peer connect exchange 64K
     # A run-time with garbage collection may use more for a while, but not with each such client.
     for i in {1..5}; do
-        memory RssAnon
+        memory
         before=$REPLY
         expected "the server to stop reading from it when all buffers are full (those of the kernel hold about 7 MiB)"
         because "a server that reads on before its echo is sent must store everything. Read again when the queue is empty (backpressure)"
         tell "@slow$i" rcvbuf 4K connect fill 64M
-        memory RssAnon
+        memory
         ((REPLY >= before + 2048)) || return 0
     done
     expected "the server's memory to grow by less than 2 MiB"
@@ -146,9 +144,7 @@ log_rests() {
     # the server stops itself (sig=STOP), so that the load of the machine makes no difference. The
     # other client connects between the two, because a server may begin with the oldest or the newest.
     start_server --faults recv:sig=STOP:4096,recv:cap=64 -q 0
-    signal_server STOP
-    tell @flood1 connect send-bytes 512K @other connect send-bytes 3 @flood2 connect send-bytes 512K
-    signal_server CONT
+    while_stopped tell @flood1 connect send-bytes 512K @other connect send-bytes 3 @flood2 connect send-bytes 512K
     expected "the other client to be served before a quarter of the floods has been read (the server is stopped at that point)"
     because "a loop that calls recv() until EAGAIN serves one client only. Call recv() once, then turn to the next client"
     tell @other drain
@@ -235,9 +231,7 @@ log_rests() {
     expected "all of sixty newcomers to be accepted when fifty busy clients and forty newcomers have been served"
     because "with one accept() per turn of the loop, each newcomer waits until all busy clients have been served. Accept up to 64 per turn"
     tell @busy1..50 connect @busy1..50 exchange 1
-    signal_server STOP
-    tell @new1..60 connect @new1..60 send-bytes 1 @busy1..50 send-bytes 15
-    signal_server CONT
+    while_stopped tell @new1..60 connect @new1..60 send-bytes 1 @busy1..50 send-bytes 15
     wait_until "the server to make 840 calls of send()" server_is_stopped
     faults_reached send
     thread_count

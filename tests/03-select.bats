@@ -36,9 +36,7 @@ load lib/helper
         @c2 exchange 10 @c4 exchange 10 @c4 exchange 10 @c1 exchange 10 @c5 exchange 10 \
         @c2 exchange 10 @c3 exchange 10
     expected "ten clients to be served when five of them send and five more connect at the same moment"
-    signal_server STOP
-    tell @c1..5 send-bytes 20 @d1..5 connect @d1..5 send-bytes 20
-    signal_server CONT
+    while_stopped tell @c1..5 send-bytes 20 @d1..5 connect @d1..5 send-bytes 20
     tell @c1..5 drain @d1..5 drain
 }
 
@@ -211,9 +209,7 @@ be_slow_reader() {
     fi
     tell @talker exchange 10 urgent '?' urgent '!' exchange 10 @other exchange 10
     expected "all bytes of the stream to come back when an urgent byte arrives together with data and end of file"
-    signal_server STOP
-    tell @talker send-bytes 10 urgent '!' send-bytes 10 @last connect send-bytes 10 urgent '!' shutdown
-    signal_server CONT
+    while_stopped tell @talker send-bytes 10 urgent '!' send-bytes 10 @last connect send-bytes 10 urgent '!' shutdown
     tell @talker drain @last drain eof @other exchange 10
     server_sleeps
     tell @talker exchange 10
@@ -420,17 +416,17 @@ read_lines_of() {
     expected "exit status 1, and the reason on standard error, for 50 connections under \"ulimit -n 20\""
     because "socket() fails with EMFILE. Print strerror(errno) and exit with status 1"
     run_client 1 --open-files 20 -c 50 "$port" "$host" hello
-    client_complains "oo many open files"
+    client_complains "too many open files"
     expected "exit status 1, and the reason on standard error, when a descriptor is too large for select()"
     because "FD_SET() with a descriptor of FD_SETSIZE (1024) or more overwrites the memory after the set. Check before you call it"
     serve hold
     run_client 1 --open-files 2000 -c 1024 "$port" 127.0.0.1 hello
-    client_complains "?"
+    client_complains
     because "atoi() reads 2x as 2 and abc as 0. Use strtol(), check where it stops, and refuse numbers below 1"
     for bad in 0 -1 2x abc ""; do
         expected "exit status 2 and the usage text for -c \"$bad\""
         run_client 2 -c "$bad" "$port" "$host" hello
-        client_complains sage
+        client_complains usage
     done
 }
 
@@ -478,9 +474,7 @@ join() {
     address[2]=${told#* }
     tell @c1..2 expect "New connection from ${address[2]} (clients: 2)\n"
     expected "a guest who half-closes to get all that was said until then, and then end of file"
-    signal_server STOP
-    tell @c2 send 'wait for me!\n' @c1 shutdown
-    signal_server CONT
+    while_stopped tell @c2 send 'wait for me!\n' @c1 shutdown
     tell @c1 expect "${address[2]}: wait for me!\n" eof
 }
 
@@ -506,14 +500,14 @@ join() {
     tell @c1 send "$long\r\n" @c2 expect "${address[1]}: $long\n"
     tell @c1 send "$long, and so on\n" @c2 expect "${address[1]}: $long, (cut: too long)\n"
     expected "a line of 3 MB to be cut, the line after it to be whole, and the memory to grow by less than 1 MiB"
-    memory RssAnon
+    memory
     before=$REPLY
     for i in {1..100}; do
         tell @c1 send "$much"
     done
     tell @c1 send '\nshort again\n' @c2 expect "${address[1]}: ${much:0:1024} (cut: too long)\n"
     tell expect "${address[1]}: short again\n"
-    memory RssAnon
+    memory
     ((REPLY - before < 1024)) || fail_with "the server uses $((REPLY - before)) KiB more than before"
     expected "a last line without a newline to be passed on when its speaker has left"
     tell @c1 send 'last words' shutdown eof close
@@ -533,9 +527,7 @@ join() {
     done
     expected "20 lines and an unfinished one to be passed on from a guest who then reset the connection"
     because "recv() returns what came before the reset, and only then the error. So do not close a connection when send() fails"
-    signal_server STOP
-    tell @c1 send "$said" send 'last words' reset @c2 send 'anybody here?\n'
-    signal_server CONT
+    while_stopped tell @c1 send "$said" send 'last words' reset @c2 send 'anybody here?\n'
     tell expect "$heard" expect "${address[1]}: last words\n${address[1]} has left (clients: 1)\n"
 }
 
@@ -589,7 +581,7 @@ join() {
     lines=${ends//0/"${address[1]}: \n"}
     ends=${ends//0/'\n'}
     expected "every line to reach a guest who reads, in order, while another guest does not read at all"
-    memory RssAnon
+    memory
     before=$REPLY
     socket_count
     open=$REPLY
@@ -604,7 +596,7 @@ join() {
     tell @c1..2 expect "${address[3]} has left (clients: 2)\n" @c1 send 'on we go\n'
     tell @c2 expect "${address[1]}: on we go\n"
     expected "the server's memory to grow by less than 1 MiB meanwhile"
-    memory RssAnon
+    memory
     ((REPLY - before < 1024)) || fail_with "it grew by $((REPLY - before)) KiB"
 
     stop_server
@@ -645,9 +637,7 @@ join() {
     tell @c1 send 'hello to you\n' @c2..200 expect "${address[1]}: hello to you\n"
     expected "a hundred guests to leave at the same time, and the room to go on with the others"
     because "code that loops over all connections must not close others on the way. Mark them, and close them after the loop"
-    signal_server STOP
-    tell @c101..150 close @c151..200 reset
-    signal_server CONT
+    while_stopped tell @c101..150 close @c151..200 reset
     wait_for_log "has left (clients: 100)"
     tell @c1 send 'who is left?\n'
     wait_for_log "${address[1]}: who is left?"

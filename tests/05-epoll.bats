@@ -72,9 +72,7 @@ least_run_time() {
     expected "8,000 clients to connect, and each to get its own echo when all of them send at the same time"
     because "epoll has no limit of its own: look for a table of fixed size, or a loop over all connections"
     tell @c1..8000 connect
-    signal_server STOP
-    tell @c1..8000 send-bytes 10
-    signal_server CONT
+    while_stopped tell @c1..8000 send-bytes 10
     tell @c1..8000 drain
     expected "the server to sleep while the 8,000 clients are silent, and to close all of them when they leave"
     server_sleeps
@@ -90,9 +88,7 @@ least_run_time() {
     start_server --faults recv:sig=STOP:12288,recv:cap=64 -q 0
     expected "three replies for a quiet client before half of what the others sent is read (the server is stopped there)"
     because "reading one client until EAGAIN starves the others: recv() once per event; level-triggered epoll reports the rest"
-    signal_server STOP
-    tell @greedy1..3 connect send-bytes 512K @quiet connect send-bytes 10
-    signal_server CONT
+    while_stopped tell @greedy1..3 connect send-bytes 512K @quiet connect send-bytes 10
     tell @quiet drain exchange 10 exchange 10
     faults_reached recv
     wait_until "the server to read half of what the others sent" server_is_stopped
@@ -241,9 +237,7 @@ read_figures() {
     wakeups
     start_client -c 1 -d 0.6 "$port" "$host"
     wait_until "messages to go back and forth" server_has_woken_up $((REPLY + 20))
-    signal_server STOP
-    nap 0.2
-    signal_server CONT
+    while_stopped nap 0.2
     client_ends 0
     read_figures
     ((longest >= 150000 && p50 < 100000)) || fail_with "p50 $p50 us, longest $longest us"
@@ -261,11 +255,11 @@ server_has_woken_up() {
     # The second reply is for a client that has believed the first.
     serve accept expect-any send '\x01\xfe\x02\xfd' expect-any send '\x01\xfe\x02\xfd' gone
     run_client 1 -c 1 -n 1 -s 4 "$port" "$host"
-    client_complains "?"
+    client_complains
     expected "exit status 1, and the reason on standard error, when more bytes come back than were sent"
     serve accept send 'x' gone
     run_client 1 -c 1 -n 10 -s 4 "$port" "$host"
-    client_complains "?"
+    client_complains
 }
 
 # bats test_tags=only-05,client
@@ -274,14 +268,14 @@ server_has_woken_up() {
     expected "exit status 1, and the reason on standard error, when the server closes the connection"
     serve accept expect-any close hold
     run_client 1 -c 1 -n 10 "$port" "$host"
-    client_complains "?"
+    client_complains
     expected "exit status 1, and the reason on standard error, when the server is killed during the run"
     start_server -q 0
     start_client -c 20 -d 10 "$port" "$host"
     wait_until "the client to connect" has_a_client
     stop_server KILL
     client_ends 1
-    client_complains "?"
+    client_complains
     expected "exit status 1, and \"refused\" on standard error, when no server listens on the port"
     because "connect() fails with ECONNREFUSED at once, or the error comes later, from SO_ERROR or recv()"
     serve -b hold
@@ -293,7 +287,7 @@ server_has_woken_up() {
     start_server -q 0
     start_client --output /dev/full -c 1 -n 10 "$port" "$host"
     client_ends 1
-    client_complains "o space left"
+    client_complains "no space left"
 }
 
 # bats test_tags=only-05,client
@@ -310,7 +304,7 @@ server_has_woken_up() {
         expected "exit status 2, and the usage, for $bad"
         # shellcheck disable=SC2086 # an option and its value are two words
         run_client 2 $bad "$port" "$host"
-        client_complains sage
+        client_complains usage
     done
     expected "no connection to the server before the client reports these errors"
     because "the client must check its options and getrlimit(RLIMIT_NOFILE) before the first connect()"
@@ -327,7 +321,7 @@ server_has_woken_up() {
     start_client -c 1 -d 0.1 "$port" "$host"
     await has_ended "$client_pid" || : # the deadline of a test is about as long, so wait twice
     client_ends 1
-    client_complains "?"
+    client_complains
 }
 
 # ---- edge.c ----------------------------------------------------------------------------------
@@ -342,14 +336,10 @@ start_edge() {
     start_edge
     expected "the echo of 256 KiB that arrived while the server was stopped, although nothing follows them"
     because "an edge-triggered event comes once per change: call recv() until EAGAIN, or the rest is never read"
-    signal_server STOP
-    tell connect send-bytes 256K
-    signal_server CONT
+    while_stopped tell connect send-bytes 256K
     tell drain exchange 10
     expected "the echo of 1 MiB, of which only a part fits into the socket while the server is stopped"
-    signal_server STOP
-    tell send-bytes 1M
-    signal_server CONT
+    while_stopped tell send-bytes 1M
     tell drain exchange 10
 }
 
@@ -358,9 +348,7 @@ start_edge() {
     start_edge
     expected "the echo, then end of file, for a client that sent and half-closed while the server was stopped"
     because "a short recv() does not mean that nothing is left: end of file may follow, so read until 0 or EAGAIN"
-    signal_server STOP
-    tell @short connect send hello shutdown @long connect send-bytes 300K shutdown
-    signal_server CONT
+    while_stopped tell @short connect send hello shutdown @long connect send-bytes 300K shutdown
     tell @short expect hello eof @long drain eof
 }
 
@@ -369,9 +357,7 @@ start_edge() {
     start_edge
     expected "100 clients that connected while the server was stopped to be served, although no other one connects"
     because "one edge-triggered event may stand for a hundred connections: call accept() until it fails with EAGAIN, in this turn of the loop or in later ones"
-    signal_server STOP
-    tell @c1..100 connect @c1..100 send-bytes 10
-    signal_server CONT
+    while_stopped tell @c1..100 connect @c1..100 send-bytes 10
     tell @c1..100 drain
 }
 
@@ -390,9 +376,7 @@ start_edge() {
     start_edge --open-files 32
     expected "clients that wait for a descriptor to be served when others have left, without a new connection"
     because "each connection was reported once, when it arrived: remember that some still wait, and call accept() again"
-    signal_server STOP
-    tell @c1..50 connect
-    signal_server CONT
+    while_stopped tell @c1..50 connect
     wait_for_log "out of descriptors"
     server_sleeps
     tell @c1..10 exchange 10 close
@@ -405,9 +389,7 @@ start_edge() {
     start_edge --faults accept:EINTR:1%2,recv:EINTR:1%3,send:EINTR:2%3,epoll_wait:EINTR:2%3
     expected "two clients to be accepted and served although every third call is interrupted"
     because "EINTR, unlike EAGAIN, does not mean that nothing is left: call again, because no new event will come"
-    signal_server STOP
-    tell @a connect send-bytes 200K @b connect send-bytes 200K
-    signal_server CONT
+    while_stopped tell @a connect send-bytes 200K @b connect send-bytes 200K
     tell @a drain shutdown eof @b drain shutdown eof
     faults_reached accept recv send
 }
@@ -418,9 +400,7 @@ start_edge() {
     start_edge --faults recv:sig=STOP:19200,recv:cap=16 -q 0
     expected "an echo for a quiet client before half of what the others sent is read (the server is stopped there)"
     because "reading one client until EAGAIN starves the others: recv() once, then move it to the end of the ready list"
-    signal_server STOP
-    tell @greedy1..3 connect send-bytes 200K @quiet connect send hello
-    signal_server CONT
+    while_stopped tell @greedy1..3 connect send-bytes 200K @quiet connect send hello
     tell @quiet expect hello
     faults_reached recv
     wait_until "the server to read half of what the others sent" is_stopped "$server_pid"
@@ -492,10 +472,7 @@ log_has_in_order() {
     start_callbacks "--slow 50"
     expected "five messages that arrive together to take five times 50 ms, one after the other"
     because "a callback that sleeps stops the whole loop, and --slow must show that"
-    signal_server STOP
-    tell @c1..5 connect send-bytes 10
-    tell mark
-    signal_server CONT
+    while_stopped tell @c1..5 connect send-bytes 10 mark
     tell @c1..5 drain at-least 250
     stop_server
     tell_no_more
@@ -503,9 +480,7 @@ log_has_in_order() {
     start_callbacks "--slow 50"
     expected "a client that connects meanwhile to be accepted only after the slow message is answered"
     tell @slow connect exchange 10
-    signal_server STOP
-    tell @slow send hello @new connect
-    signal_server CONT
+    while_stopped tell @slow send hello @new connect
     tell @slow expect hello @new exchange 10
     log_has_in_order 'sending "hello"' "new connection"
 }
@@ -515,10 +490,7 @@ log_has_in_order() {
     start_callbacks "--slow 200 --worker"
     expected "ten messages that take 200 ms each and arrive together to be answered within 1 s, not 2 s"
     because "the loop must hand the slow work to a thread and return to epoll_wait() at once"
-    signal_server STOP
-    tell @c1..10 connect send-bytes 10
-    tell mark
-    signal_server CONT
+    while_stopped tell @c1..10 connect send-bytes 10 mark
     tell @c1..10 drain at-least 200 at-most 1000
     expected "each client to get its own echo, in order, while the work for other clients goes on"
     tell @c1..10 send-bytes 100K
@@ -531,9 +503,7 @@ log_has_in_order() {
     start_callbacks "--slow 200 --worker"
     expected "a client that connects meanwhile to be accepted before the slow message is answered"
     tell @slow connect exchange 10
-    signal_server STOP
-    tell @slow send hello @new connect
-    signal_server CONT
+    while_stopped tell @slow send hello @new connect
     tell @slow expect hello @new exchange 10
     log_has_in_order 'received "hello"' "new connection" 'sending "hello"'
 }

@@ -19,10 +19,7 @@ load lib/helper
 # One of the steps must be `say ready`: the test goes on when the client reaches it.
 meanwhile() {
     : >"$BATS_TEST_TMPDIR/meanwhile"
-    command=("$build/peer" "$port" "$host" "$@")
-    settings=()
-    open_files=
-    launch /dev/null "$BATS_TEST_TMPDIR/meanwhile" "$BATS_TEST_TMPDIR/meanwhile"
+    launch_peer /dev/null "$BATS_TEST_TMPDIR/meanwhile" "$BATS_TEST_TMPDIR/meanwhile" "$port" "$host" "$@"
     meanwhile_pid=$launched
     wait_until "the other client to be served" meanwhile_is_ready
 }
@@ -271,7 +268,7 @@ waits() {
             expected "exit status 2, and the usage, for $option \"$bad\""
             run_server "$option" "$bad" 0
             ((server_status == 2)) || fail_with "the server $server_end"
-            log_has sage || fail_with "the server printed no usage"
+            log_mentions usage || fail_with "the server printed no usage"
         done
     done
 }
@@ -283,9 +280,7 @@ waits() {
         start_server -q -i "$limit" 0
         expected "three clients that have just sent something to be closed with -i $limit, and the server to sleep"
         because "if the loop that closes idle clients reads the clock again each time, it never gets to the end. Read the clock once before it"
-        signal_server STOP
-        tell @c1..3 connect @c1..3 send-bytes 10
-        signal_server CONT
+        while_stopped tell @c1..3 connect @c1..3 send-bytes 10
         wait_until "the server to close its clients' sockets" sockets_are_closed
         server_sleeps
         tell_no_more
@@ -352,7 +347,7 @@ client_gives_up_within() {
     expected "exit status 1 after 0.2 s (-l 0.2), and an error that names connect and the limit"
     because "the kernel tries to connect for two minutes: set O_NONBLOCK before connect(), then poll() with a timeout"
     client_gives_up_within 200 1500 -l 0.2 "$port" 127.0.0.1 hello
-    client_complains "onnect*0.2"
+    client_complains "connect*0.2"
 }
 
 # bats test_tags=only-06,client
@@ -411,7 +406,7 @@ client_gives_up_within() {
         for bad in -1 abc 1x 1e9 ""; do
             expected "exit status 2, and the usage, for $option \"$bad\""
             run_client 2 "$option" "$bad" 10000 127.0.0.1 hello
-            client_complains sage
+            client_complains usage
         done
     done
 }
