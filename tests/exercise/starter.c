@@ -21,7 +21,8 @@ int main(int argc, char *argv[]) {
      *      For port 0, getsockname() tells which port the kernel has picked: print that one.
      *   5. fflush(stdout), because the line must not stay in a buffer.
      *
-     * A server does not return from main(): at the end it waits in accept() for a client. */
+     * A server does not return from main(). Until you get to 01.2, let it end with pause(), which waits
+     * forever (unistd.h). */
     (void)port;
     (void)host;
     return 0;

@@ -27,18 +27,27 @@ explain_the_end() {
             "the server uses memory wrongly. Build it with -g -fsanitize=address,undefined and run the step again: the log then names the line"
         ;;
     *SIGPIPE)
-        unless_it_says SIGPIPE "send() to a client that is gone raises SIGPIPE, unless you use MSG_NOSIGNAL or ignore SIGPIPE with signal()"
+        unless_it_says SIGPIPE "the server sent to a client that was gone. Stop at the first recv() or send() that fails, or recv() that returns 0. MSG_NOSIGNAL turns SIGPIPE into an error of send() (01.23)"
         ;;
     *) # an exit
-        unless_it_says 'E[A-Z]{4,}|fails|error|accept\(\) again|exit' \
-            "the server ended by itself, although nothing was wrong with the server. The last line of its log below may say why"
+        [[ $REPLY != *"Bad file descriptor"* ]] ||
+            unless_it_says 'EBADF|descriptor' "the server still uses a descriptor that it has closed. When you close one, take it out of every set, array and list"
+        unless_it_says 'E[A-Z]{4,}|fails|error|accept\(\) again|exit|descriptor' \
+            "the server ended by itself, although the test did nothing that may end it. The last line of its log below may say why"
         ;;
     esac
 }
 
-# explain TEXT: a client of the test saw TEXT, and the server still runs.
+# explain TEXT: a client of the test saw TEXT.
 explain() {
     case $1 in
+    *"but should be 0x"*)
+        unless_it_says 'bytes|byte stream|queue|send\(\)|recv\(\)|descriptor' \
+            "these are not the bytes that this client sent. Do they come from another client's queue, or from the wrong place in a buffer?"
+        ;;
+    *"backlog full"*)
+        unless_it_says backlog "listen() was given too small a backlog for the clients that connect at the same time. Use SOMAXCONN"
+        ;;
     *"Connection refused"*)
         because "the server prints its first line before listen() has succeeded, or it has closed its listener"
         ;;
@@ -48,15 +57,44 @@ explain() {
     *"Connection reset by peer"* | *"Broken pipe"*)
         unless_it_says 'close|closing|limit|end of file|E[A-Z]{4,}' \
             "the server closed this client's socket while bytes from the client were unread: the kernel then sends a reset (RST). Call recv() until it returns 0"
+        explain_eagain
         ;;
     *"got end of file"*)
         unless_it_says 'end of file|close|closing|limit|E[A-Z]{4,}' \
             "the server closed this client's socket while it still owed echo. Send all of it before close()"
+        explain_eagain
         ;;
     *": eof: got nothing"* | "eof: got nothing"*)
         because "the client has half-closed, so recv() returns 0. The server must send the rest of the echo, then call close()"
         ;;
     esac
+}
+
+# explain_eagain: adds to the cause that a step of 01 gives what is new from 02 on.
+explain_eagain() {
+    if [[ $stage != 01 && $BATS_TEST_DESCRIPTION == 01.* ]]; then
+        because_text+=". From 02 on, EAGAIN from recv() or send() is no reason to close: keep what is left, and go on (02.1, 02.6)"
+    fi
+}
+
+# explain_doing DOING: a client waits in vain, and the server DOING ("is blocked in recv on fd 4").
+explain_doing() {
+    local call
+
+    if [[ $stage != 01 && $1 =~ ^is\ blocked\ in\ (accept|recv|send) ]]; then
+        thread_count
+        if ((REPLY == 1)); then
+            unless_it_says O_NONBLOCK \
+                "while this call blocks, no other client is served. Set O_NONBLOCK on the listener and on every client (02.1)"
+        fi
+    elif [[ $1 =~ ^is\ blocked\ in\ (select|poll|epoll_wait) && $1 == *"not been"* ]]; then
+        call=${BASH_REMATCH[1]}
+        case $call in
+        select) unless_it_says 'select|set|watch' "select() does not watch this socket. Put it into a set again before each call, for reading or for writing, and pass the highest descriptor plus one (03.2 to 03.4)" ;;
+        poll) unless_it_says 'poll|entry|watch' "poll() does not watch this socket. It needs an entry in the array, with POLLIN or POLLOUT in events (04.1 to 04.3)" ;;
+        epoll_wait) unless_it_says 'epoll|edge|watch' "epoll_wait() does not report this socket. It must be on the interest list, with EPOLLIN or EPOLLOUT; with EPOLLET, go on until EAGAIN (05.1)" ;;
+        esac
+    fi
 }
 
 # explain_spinning: the server uses a core while it has nothing to do.

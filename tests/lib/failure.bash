@@ -27,15 +27,16 @@ say_key() {
 }
 
 # last_lines TEXT: sets $lines to the last three lines of TEXT, or to the first eight of a sanitizer's report in it.
-# They are escaped, and cut after 80 characters.
+# They are escaped, and cut after 80 characters, a report after 160.
 last_lines() {
-    local line i LC_ALL=C
+    local line i width=80 LC_ALL=C
 
     mapfile -t lines <<<"${1%$'\n'}"
     [[ -n $1 ]] || lines=()
     for i in "${!lines[@]}"; do
         if is_sanitizer_report "${lines[i]}"; then
             lines=("${lines[@]:i:8}")
+            width=160
             break
         fi
     done
@@ -47,8 +48,8 @@ last_lines() {
         if [[ $line == *[![:print:]]* ]]; then
             printf -v line '%q' "$line"
         fi
-        if ((${#line} > 80)); then
-            line=${line:0:77}...
+        if ((${#line} > width)); then
+            line=${line:0:width-3}...
         fi
         lines[i]=$line
     done
@@ -70,8 +71,9 @@ fail_with() {
     page=${page%.bats}/STEPS.md
     [[ $number == [0-9]* && -e $course/$page ]] || page=${page%STEPS.md}README.md # companions are in there
     say_key read "$page, step $number"
-    # If a limit of time decided:
-    if [[ "$*" =~ within\ [0-9.]+\ s|gave\ up\ waiting|did\ not\ exit|it\ took\ [0-9]|too\ late|longer\ than ]]; then
+    # If a limit of time decided, and the server was not waiting for something that does not come:
+    if [[ "$*" != *"is blocked in"* ]] &&
+        [[ "$*" =~ within\ [0-9.]+\ s|gave\ up\ waiting|did\ not\ exit|it\ took\ [0-9]|too\ late|longer\ than ]]; then
         say_key note "if this machine is slow or busy, try again with SLOW=3, which makes every limit three times as long"
     fi
     if [[ -n $server_log ]]; then

@@ -62,8 +62,10 @@ last_look() {
         because "recv() that returned 0 was ignored, or close() is missing on one of the ways in which a connection ends"
         server_doing
         doing_now=$REPLY
+        explain_doing "$doing_now"
         socket_count
-        fail_with "after the test, all clients have left and $((REPLY - sockets_at_start)) of their sockets are still open" \
+        REPLY=$((REPLY - sockets_at_start))
+        fail_with "after the test, all clients have left, and $REPLY of their sockets $( ((REPLY == 1)) && echo is || echo are) still open" \
             "the server $doing_now"
         return
     fi

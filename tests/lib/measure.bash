@@ -187,7 +187,7 @@ is_at_rest() {
 # it is tried until the deadline. Does nothing in stage 02, which is about busy-waiting, nor in 03 for steps of
 # earlier stages: the step that demands sleep is 03.1.
 server_sleeps() {
-    server_is_alive
+    server_is_alive || return
     if [[ $stage == 02 || ($stage == 03 && ${BATS_TEST_FILENAME##*/} != 03-*) ]]; then
         return
     fi
@@ -196,7 +196,7 @@ server_sleeps() {
         skip "this kernel does not tell how long a program has run (there is no /proc/PID/schedstat)"
     fi
     if ! is_at_rest "${1:-100}" 1; then
-        server_is_alive
+        server_is_alive || return
         explain_spinning
         fail_with "${ending:+after the test, }the server uses $((REPLY < 100 ? REPLY : 100)) % of a core while it has nothing to do"
     fi

@@ -10,8 +10,39 @@ look_at_server() {
     log_seen=$last_log
     server_doing
     last_seen=$REPLY
+    if [[ $REPLY =~ ^is\ blocked\ in\ (select|poll|epoll_wait) ]]; then
+        what_is_unread
+        last_seen+=$REPLY
+    fi
     read_end "$server_log"
     last_log=$REPLY
+}
+
+# what_is_unread: REPLY = what the kernel holds for the server ("although 5 bytes have not been received"), or
+# nothing. /proc/net/tcp has the state of each connection, and how many bytes its receiver has not read. An end of
+# file counts as one; for a listener (state 0A) it is the number of pending connections.
+what_is_unread() {
+    local text
+
+    printf -v text ':%04X' "$port"
+    REPLY=$(cat /proc/net/tcp /proc/net/tcp6 2>/dev/null | awk -v local="$text" '
+        function hex(digits,   n, i) {
+            for (i = 1; i <= length(digits); i++)
+                n = 16 * n + index("0123456789ABCDEF", substr(digits, i, 1)) - 1
+            return n
+        }
+        substr($2, length($2) - 4) == local && /:/ {
+            split($5, queues, ":")
+            n = hex(queues[2])
+            if ($4 == "0A" && n > 0)      pending = 1
+            else if ($4 == "08" && n > 0) { ends = 1; bytes += n - 1 }
+            else if ($4 == "01")          bytes += n
+        }
+        END {
+            if (pending)        print ", although a new connection has not been accepted"
+            else if (bytes > 0) print ", although " bytes (bytes == 1 ? " byte has" : " bytes have") " not been received"
+            else if (ends)      print ", although an end of file has not been received"
+        }' || :)
 }
 
 # look_no_more: forgets what was noted.
@@ -81,6 +112,10 @@ peer_failed() {
     for moment in {1..10}; do
         if [[ -n $server_pid ]] && ! is_running "$server_pid"; then
             reap_server
+            if [[ $server_end == *SIGPIPE && $text =~ (got\ \"|but\ should\ be) ]]; then # the test has left because of this
+                explain "$text"
+                fail_with "$text" "then the server $server_end, sending to this client, which had left"
+            fi
             explain_the_end
             fail_with "the server $server_end" "$text"
         fi
@@ -91,11 +126,7 @@ peer_failed() {
     fi
     explain "$text"
     if [[ $text == *" within "* && -n $seen ]]; then
-        thread_count
-        if [[ $stage != 01 && $REPLY == 1 && $seen =~ ^is\ blocked\ in\ (accept|recv|send) &&
-            $because_text != *O_NONBLOCK* ]]; then
-            because "while this call blocks, no other client is served. Set O_NONBLOCK on the listener and on every client. See 02.1"
-        fi
+        explain_doing "$seen"
         log_then=$log_seen
         fail_with "$text" "the server $seen"
     fi

@@ -75,8 +75,8 @@ check_port() {
     local asked=${arguments[0]-0} first=0 last=65535
 
     if ((port == 0)); then
-        expected "the first line to name the port that the kernel has picked"
-        because "for port 0, bind() picks a free port. Call getsockname() after it to learn which"
+        expected "the first line to name the port on which the server listens"
+        because "for port 0, bind() picks a free port. Call getsockname() after it to learn which. If bind() fails, the socket has no port: check what bind() returns"
         fail_with "the first line names port 0"
     fi
     [[ $asked != -q ]] || asked=${arguments[1]-}
@@ -87,7 +87,7 @@ check_port() {
     if [[ $asked =~ ^[0-9]+$ && $asked != "$port" ]]; then
         expected "the server to listen on the port that its first argument names: $asked"
         ((asked != 0)) || expected "the server, started with port 0, to listen on a free port that the kernel picks"
-        because "the port is argv[1], a text. Pass it to getaddrinfo(), or convert it to a number and then with htons()"
+        because "the port is argv[1], a text: pass it to getaddrinfo(), or convert it to a number and then with htons(). If bind() fails, listen() picks another port: check what bind() returns"
         fail_with "the first line names port $port"
     fi
 }
