@@ -43,6 +43,8 @@
  *                  MSG_DONTWAIT. It does not come if epoll watches the descriptor with EPOLLET:
  *                  then EAGAIN would promise a new event, which we cannot send.
  *   cap=N        recv, send: The call asks for at most N bytes.
+ *   sndbuf=N     accept: The new connection gets a send buffer of N bytes, or of the few KB that the
+ *                kernel gives at least.
  *   sig=NAME     The signal (INT, STOP ...) is raised, and then the call is made.
  *   ready        select, poll, epoll_wait: The call returns at once and reports everything that is
  *                watched for reading as readable, and everything that is watched for writing as
@@ -127,7 +129,7 @@ enum family { CALLS(AS_FAMILY) FAMILIES };
 
 static const char *const family_names[FAMILIES] = {CALLS(AS_FAMILY_NAME)};
 
-enum action { FAIL, CAP, SIGNAL, READY, READY_READ, SHIFT, COUNT };
+enum action { FAIL, CAP, SNDBUF, SIGNAL, READY, READY_READ, SHIFT, COUNT };
 
 struct rule {
     enum family family;
@@ -365,15 +367,36 @@ static bool is_network(int fd) {
 typedef __SOCKADDR_ARG address_to_fill;
 typedef __CONST_SOCKADDR_ARG address_given;
 
-WRAP(ACCEPT, is_network(fd), accept, (int fd, address_to_fill address, socklen_t *size),
-     (fd, address, size))
-WRAP(ACCEPT, is_network(fd), accept4, (int fd, address_to_fill address, socklen_t *size, int flags),
-     (fd, address, size, flags))
 WRAP(GETPEERNAME, is_network(fd), getpeername, (int fd, address_to_fill address, socklen_t *size),
      (fd, address, size))
 WRAP(SETSOCKOPT, is_network(fd), setsockopt,
      (int fd, int level, int option, const void *value, socklen_t size),
      (fd, level, option, value, size))
+
+/* What a rule asks for after accept() has returned fd. */
+static int accepted(const struct rule *rule, int fd) {
+    if (fd != -1 && rule && rule->action == SNDBUF) {
+        int size = (int)rule->value;
+
+        count_hit(rule);
+        REAL(setsockopt)(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
+    }
+    return fd;
+}
+
+#define WRAP_ACCEPT(name, parameters, arguments)                                                   \
+    int name parameters {                                                                          \
+        const struct rule *rule = is_network(fd) ? rule_for_call(ACCEPT, fd, 0) : NULL;            \
+        size_t none = 0;                                                                           \
+                                                                                                   \
+        if (fails(rule, 0, &none))                                                                 \
+            return -1;                                                                             \
+        return accepted(rule, REAL(name) arguments);                                               \
+    }
+
+WRAP_ACCEPT(accept, (int fd, address_to_fill address, socklen_t *size), (fd, address, size))
+WRAP_ACCEPT(accept4, (int fd, address_to_fill address, socklen_t *size, int flags),
+            (fd, address, size, flags))
 
 int socket(int domain, int type, int protocol) {
     size_t none = 0;
@@ -780,6 +803,7 @@ static const struct {
     long least, most; /* both 0: none */
 } actions[] = {
     {"cap", CAP, BIT(RECV) | BIT(SEND), 1, 1L << 30},
+    {"sndbuf", SNDBUF, BIT(ACCEPT), 1, 1L << 30},
     {"sig", SIGNAL, EVERY, 0, 0},
     {"ready", READY, WAITS, 0, 0},
     {"ready-read", READY_READ, WAITS, 0, 0},
