@@ -94,6 +94,22 @@ run_client() {
     client_ends "$status"
 }
 
+# ask_for_one_connection: makes the client of 03, which opens two connections without -c, open one. It is called before
+# the client steps of 01 and 02. A client that comes from 02 does not know -c yet: it refuses this option with status
+# 2, and opens one connection anyway.
+ask_for_one_connection() {
+    [[ $stage == 03 && $BATS_TEST_DESCRIPTION =~ ^0[12]\.[4-9][0-9] ]] || return 0
+    if [[ -n ${CLIENT-} ]]; then
+        serve -b hold
+        start_client -c 1 "$port" "$host" hello
+        if await has_ended "$client_pid"; then
+            reap "$client_pid"
+            ((child_status != 2)) || return 0
+        fi
+    fi
+    client_command+=(-c 1)
+}
+
 # client_prints TEXT: ends the test if the client's standard output lacks TEXT.
 client_prints() {
     read_all "$client_out"
