@@ -6,7 +6,8 @@
 read_all() {
     IFS= read -r -N 1000000 REPLY <"$1" || :
     if ((${#REPLY} == 1000000)); then
-        REPLY=$(tail -c 4000000 "$1" | tr -d '\0')
+        REPLY=$(tail -c 4000000 "$1" | tr -d '\0' && echo .) # $() would remove the last newline
+        REPLY=${REPLY%.}
     fi
 }
 
