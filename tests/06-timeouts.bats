@@ -29,8 +29,18 @@ meanwhile_is_ready() {
     [[ $REPLY == *ready* ]]
 }
 
+# Fails if one of these steps did not hold.
 meanwhile_no_more() {
-    end_child "$meanwhile_pid"
+    if is_running "$meanwhile_pid"; then
+        end_child "$meanwhile_pid"
+        return
+    fi
+    reap "$meanwhile_pid"
+    ((child_status == 0)) && return
+    read_all "$BATS_TEST_TMPDIR/meanwhile"
+    REPLY=${REPLY#*peer: }
+    expected "the other client to be served all the time"
+    fail_with "the other client: ${REPLY%$'\n'}"
 }
 
 # work_was_done N: succeeds if other work was done at least N times. REPLY = the exact number.
@@ -121,11 +131,12 @@ work_came_in_time() {
 }
 
 @test "06.6 A client that never reads is closed" {
-    start_server -q -i 0.5 0
-    expected "a client that sends but does not read to be closed after 0.5 s without progress (-i 0.5)"
+    start_server -q -i 1 0
+    expected "a client that sends but does not read to be closed no earlier than 1 s after its last progress (-i 1)"
     because "the only progress here would be bytes that send() accepts: bytes in the queue and unread input do not count"
-    meanwhile rcvbuf 4K connect exchange 10 say ready fill 64M hold
+    tell rcvbuf 4K connect exchange 10 mark fill 64M
     wait_until "the server to close that client's socket" sockets_are_closed
+    tell gone at-least 1000
 }
 
 @test "06.7 Ten clients that went quiet together are all closed" {
@@ -149,6 +160,20 @@ work_came_in_time() {
     ((REPLY - before <= 5)) || fail_with "the server woke up $((REPLY - before)) times in 300 ms"
     tell exchange 10
     log_lacks "timed out"
+}
+
+@test "06.9 A client that reads its echo slowly gets all of it" {
+    local steps=() i
+
+    for i in {1..32}; do
+        steps+=(expect-bytes 2K pause 40)
+    done
+    # In a large send buffer all of the echo would find room at once.
+    start_server --faults accept:sndbuf=1 -q -i 0.6 0
+    expected "a client that sends 64 KiB and then reads 2 KiB of echo every 40 ms to get all of it (-i 0.6)"
+    because "bytes that send() accepts are progress, too, because the client has read something. They restart the limit, as those from recv() do"
+    peer rcvbuf 4K connect send-bytes 64K "${steps[@]}"
+    faults_reached accept
 }
 
 # ---- Hardening -------------------------------------------------------------------------------
