@@ -941,6 +941,17 @@ static void step_send_back(struct connection *c, const struct value *value) {
     send_all(c, incoming, (size_t)count, 0, (size_t)count);
 }
 
+static void step_send_wrong(struct connection *c, const struct value *value) {
+    ssize_t count = receive(c, incoming, CHUNK, doing.deadline);
+
+    (void)value;
+    if (count <= 0) {
+        fail("got %s", ending(count, 0, NULL));
+    }
+    incoming[count - 1] ^= 1;
+    send_all(c, incoming, (size_t)count, 0, (size_t)count);
+}
+
 static void step_expect_line(struct connection *c, const struct value *value) {
     size_t got = 0;
 
@@ -1310,6 +1321,7 @@ static const struct command commands[] = {
     {"expect-bytes", {N}, TALK, step_expect_bytes, "N pattern bytes must arrive next"},
     {"expect-any", {NONE}, TALK, step_expect_any, "something must arrive; drop it"},
     {"send-back", {NONE}, TALK, step_send_back, "something must arrive; send it back"},
+    {"send-wrong", {NONE}, TALK, step_send_wrong, "the same, but with its last byte changed"},
     {"expect-line", {NONE}, TALK, step_expect_line, "read a line and print it"},
     {"drain", {NONE}, TALK, step_drain, "all pattern bytes sent so far must come back"},
     {"silence", {MS}, BOTH | OPEN, step_silence, "for MS nothing may arrive on any connection"},
