@@ -417,11 +417,11 @@ read_lines_of() {
     because "socket() fails with EMFILE. Print strerror(errno) and exit with status 1"
     run_client 1 --open-files 20 -c 50 "$port" "$host" hello
     client_complains "too many open files"
-    expected "exit status 1, and the reason on standard error, when a descriptor is too large for select()"
+    expected "exit status 1, and an error that names select, when a descriptor is too large for select()"
     because "FD_SET() with a descriptor of FD_SETSIZE (1024) or more overwrites the memory after the set. Check before you call it"
     serve hold
     run_client 1 --open-files 2000 -c 1024 "$port" 127.0.0.1 hello
-    client_complains
+    client_complains select
     because "atoi() reads 2x as 2 and abc as 0. Use strtol(), check where it stops, and refuse numbers below 1"
     for bad in 0 -1 2x abc ""; do
         expected "exit status 2 and the usage text for -c \"$bad\""
