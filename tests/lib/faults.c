@@ -21,6 +21,7 @@
  *   getpeername  getpeername
  *   setsockopt   setsockopt
  *   fcntl        fcntl
+ *   listen       listen
  *   select       select pselect
  *   poll         poll ppoll
  *   epoll_wait   epoll_wait epoll_pwait epoll_pwait2
@@ -29,7 +30,7 @@
  *   urgent       the calls of recv that ask for an urgent byte (MSG_OOB). They are counted here as
  *                well, but only a rule for recv changes them.
  *
- *   From accept to fcntl, only calls on IPv4 and IPv6 sockets are counted and changed, not a read()
+ *   From accept to listen, only calls on IPv4 and IPv6 sockets are counted and changed, not a read()
  *   on a file, a pipe, an eventfd or a socketpair.
  *
  *   ACTION       what happens
@@ -118,8 +119,8 @@
 #define CALLS(X)                                                                                   \
     X(ACCEPT, "accept") X(CONNECT, "connect") X(RECV, "recv") X(SEND, "send") X(CLOSE, "close")    \
     X(SOCKET, "socket") X(GETPEERNAME, "getpeername") X(SETSOCKOPT, "setsockopt")                  \
-    X(FCNTL, "fcntl") X(SELECT, "select") X(POLL, "poll") X(EPOLL_WAIT, "epoll_wait")              \
-    X(EPOLL_CTL, "epoll_ctl") X(CLOCK, "clock") X(URGENT, "urgent")
+    X(FCNTL, "fcntl") X(LISTEN, "listen") X(SELECT, "select") X(POLL, "poll")                      \
+    X(EPOLL_WAIT, "epoll_wait") X(EPOLL_CTL, "epoll_ctl") X(CLOCK, "clock") X(URGENT, "urgent")
 /* clang-format on */
 
 #define AS_FAMILY(family, name)      family,
@@ -166,7 +167,7 @@ int epoll_pwait2(int, struct epoll_event *, int, const struct timespec *, const 
     X(fcntl64) X(recv) X(recvfrom) X(recvmsg) X(read) X(readv) X(__recv_chk) X(__recvfrom_chk)     \
     X(__read_chk) X(send) X(sendto) X(sendmsg) X(write) X(writev) X(select) X(pselect) X(poll)     \
     X(ppoll) X(__poll_chk) X(__ppoll_chk) X(epoll_wait) X(epoll_pwait) X(epoll_pwait2)             \
-    X(epoll_ctl) X(time) X(gettimeofday) X(clock_gettime)
+    X(epoll_ctl) X(listen) X(time) X(gettimeofday) X(clock_gettime)
 /* clang-format on */
 
 #define AS_INDEX(name)  REAL_##name,
@@ -369,6 +370,7 @@ typedef __CONST_SOCKADDR_ARG address_given;
 
 WRAP(GETPEERNAME, is_network(fd), getpeername, (int fd, address_to_fill address, socklen_t *size),
      (fd, address, size))
+WRAP(LISTEN, is_network(fd), listen, (int fd, int backlog), (fd, backlog))
 WRAP(SETSOCKOPT, is_network(fd), setsockopt,
      (int fd, int level, int option, const void *value, socklen_t size),
      (fd, level, option, value, size))
