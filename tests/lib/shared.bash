@@ -27,6 +27,16 @@ has_first_line() {
     return 1
 }
 
+# check_slow: returns 1, after a line on standard error, if SLOW is set to something that cannot be a factor.
+# (stretch knows three decimal places.)
+check_slow() {
+    if [[ ${SLOW:-1} =~ ^[0-9]{0,3}(\.[0-9]+)?$ && ! ${SLOW:-1} =~ ^0*(\.0*|\.000[0-9]*)?$ ]]; then
+        return 0
+    fi
+    echo "SLOW=$SLOW: not a number above 0 and below 1000, such as 3 or 1.5" >&2
+    return 1
+}
+
 # ---- Processes and descriptors -----------------------------------------------------------------
 
 # processes_below DIRECTORY: prints the IDs of all processes whose TMPDIR is DIRECTORY or is in it. A run

@@ -6,6 +6,7 @@
 # shellcheck disable=SC2034 # the scripts use what is set here
 
 . "${BASH_SOURCE[0]%/*}/shared.bash"
+check_slow || exit 2
 
 # look_for_bats: sets $bats to a version that knows --filter-tags: 1.8 or newer. Returns 1 if there is none.
 look_for_bats() {
