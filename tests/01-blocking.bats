@@ -31,15 +31,17 @@ setup() {
     expected "the client to get its bytes back, and end of file after it has half-closed"
     peer connect send 'hello\n' expect 'hello\n' shutdown eof
     expected "the client to get each of three messages back, all on one connection"
-    peer connect send 'one' expect 'one' send 'two' expect 'two' send 'three' expect 'three' shutdown eof
+    peer @B connect send 'one' expect 'one' send 'two' expect 'two' send 'three' expect 'three' shutdown eof
 }
 
 @test "01.3 It serves the next client when one has left" {
     because "when a client has left, the server must call accept() again on the same listener, which stays open"
     start_server
     expected "the server to serve five clients, one after another"
-    peer connect exchange 10 close connect exchange 20 shutdown eof close connect exchange 30 close \
-        connect close connect exchange 40 shutdown eof
+    peer connect send 'This is A' expect 'This is A' close \
+        @B connect send 'and this is B' expect 'and this is B' shutdown eof close \
+        @C connect send 'C comes next' expect 'C comes next' close \
+        @D connect close @E connect send 'E is the last' expect 'E is the last' shutdown eof
 }
 
 @test "01.4 It echoes every byte, whatever its value" {
@@ -54,7 +56,7 @@ setup() {
     expected "all 256 byte values to come back unchanged"
     peer connect send "$every" expect "$every" shutdown eof
     expected "0xff, NULs, percent signs and a newline to come back unchanged"
-    peer connect send '\xff' expect '\xff' send '\0\0\0' expect '\0\0\0' send '%s%n%s%n' expect '%s%n%s%n' \
+    peer @B connect send '\xff' expect '\xff' send '\0\0\0' expect '\0\0\0' send '%s%n%s%n' expect '%s%n%s%n' \
         send '\n' expect '\n' shutdown eof
 }
 
@@ -64,7 +66,7 @@ setup() {
     expected "bytes that the client sends one at a time to come back in order"
     peer connect pieces 1 send 'in small pieces' expect 'in small pieces' shutdown eof
     expected "messages just below, at and just above common buffer sizes to come back whole"
-    peer connect exchange 15 exchange 16 exchange 17 exchange 1023 exchange 1024 exchange 1025 \
+    peer @B connect exchange 15 exchange 16 exchange 17 exchange 1023 exchange 1024 exchange 1025 \
         exchange 4095 exchange 4096 exchange 4097 exchange 65535 exchange 65536 exchange 65537 \
         shutdown eof
 }
@@ -83,6 +85,9 @@ setup() {
     because "the dead server's connections keep its port in use for a minute. Set SO_REUSEADDR before bind()"
     start_server 0 "$address"
     first=$port
+    because "the second argument, HOST, is the address to pass to bind(), and the first line must name it"
+    [[ $host == "$address" ]] || fail_with "the server was told to use $address, and says that it is on $host"
+    because "the dead server's connections keep its port in use for a minute. Set SO_REUSEADDR before bind()"
     tell connect exchange 10
     stop_server KILL
     expected "a new server to start on the port of one that was killed while a client was connected"
@@ -91,7 +96,7 @@ setup() {
     [[ $host:$port == "$address:$first" ]] ||
         fail_with "the server was told to use $address port $first, and says that it is on $host port $port"
     because "the dead server's connections keep its port in use for a minute. Set SO_REUSEADDR before bind()"
-    peer connect exchange 10 shutdown eof
+    peer @B connect exchange 10 shutdown eof
 }
 
 @test "01.8 It refuses a port that is taken, and says why" {
@@ -106,6 +111,26 @@ setup() {
     expected "the server to print its first line only after bind() and listen() have succeeded"
     because "a program that sees this line connects at once, so the line must not come too early"
     log_lacks "starting up"
+
+    launch_server --faults listen:EADDRINUSE 0
+    await listen_was_made || :
+    fault_hits listen
+    ((REPLY > 0)) || return 0 # faults.so does not see the calls of this program
+    expected "exit status 1, and no first line, when listen() fails"
+    because "the line promises that clients can connect. Print it after listen(), and only if listen() has succeeded"
+    await has_ended_or_printed_its_line || :
+    log_lacks "starting up"
+    server_ends 1
+}
+
+# Has the server called listen(), or ended? (If faults.so does not see its call, the server does listen.)
+listen_was_made() {
+    fault_hits listen
+    ((REPLY > 0)) || has_ended_or_started
+}
+
+has_ended_or_printed_its_line() {
+    has_ended "$server_pid" || has_started_up
 }
 
 @test "01.9 A client that half-closes gets all of its echo" {
@@ -124,7 +149,7 @@ setup() {
     stop_server
     start_server
     expected "a client that reads only after all buffers are full to get all of its echo, then end of file"
-    tell rcvbuf 4K connect fill 64M shutdown drain eof
+    tell @B rcvbuf 4K connect fill 64M shutdown drain eof
 }
 
 # bats test_tags=only-01,method
@@ -132,8 +157,8 @@ setup() {
     start_server
     expected "the second client to connect at once, and to get its echo only after the first one has left"
     because "the kernel completes connections before accept() is called, up to listen()'s backlog. This server then serves them in turn"
-    peer @first connect exchange 10 @second connect send 'hello' silence 100 \
-        @first exchange 10 close @second expect hello shutdown eof
+    peer connect exchange 10 @B connect send 'hello' silence 100 \
+        @A exchange 10 close @B expect hello shutdown eof
 }
 
 # ---- Hardening -------------------------------------------------------------------------------
@@ -142,15 +167,15 @@ setup() {
     because "after a reset recv() fails with ECONNRESET. This error ends that one connection: close it and serve the next client"
     start_server
     expected "the server to go on and serve the next client"
-    peer connect exchange 10 reset connect exchange 10 reset connect exchange 10 shutdown eof
+    peer connect exchange 10 reset @B connect exchange 10 reset @C connect exchange 10 shutdown eof
 }
 
 @test "01.21 A client that is gone before it is accepted does not end the server" {
     because "accept() returns a connection that is already dead, and the next call on it fails with ENOTCONN or ECONNRESET. Close it"
     start_server
     expected "the server to go on and serve the next client"
-    while_stopped peer connect reset connect close
-    peer connect exchange 10 shutdown eof
+    while_stopped peer connect reset @B connect close
+    peer @C connect exchange 10 shutdown eof
 }
 
 @test "01.22 A reset while echo is owed does not end the server" {
@@ -158,7 +183,7 @@ setup() {
     start_server
     expected "the server to go on and serve the next client"
     while_stopped peer connect send-bytes 200K reset
-    peer connect exchange 10 shutdown eof
+    peer @B connect exchange 10 shutdown eof
 }
 
 @test "01.23 A half-close and then a reset while echo is owed does not end the server" {
@@ -166,22 +191,23 @@ setup() {
     start_server
     expected "the server to go on and serve the next client"
     while_stopped peer connect send-bytes 20K shutdown reset
-    peer connect exchange 10 shutdown eof
+    peer @B connect exchange 10 shutdown eof
     expected "the server to go on and serve the next client after one has reset in the middle of its echo"
-    peer connect fill 64M reset connect exchange 10 shutdown eof
+    peer @C connect fill 64M reset @D connect exchange 10 shutdown eof
 }
 
 @test "01.24 A hundred clients leave nothing behind" {
-    local _ clients=() fds kilobytes round
+    local i clients=() fds kilobytes round
 
-    for _ in {1..34}; do
-        clients+=(connect exchange 64K close connect exchange 64K shutdown eof close
-            connect exchange 64K send x reset)
+    for ((i = 1; i <= 102; i += 3)); do
+        clients+=("@c$i" connect exchange 64K close "@c$((i + 1))" connect exchange 64K shutdown eof close
+            "@c$((i + 2))" connect exchange 64K send x reset)
     done
+    clients+=(@c103 connect exchange 64K shutdown eof close)
     start_server
     expected "the server to close the sockets of a hundred clients, a third of which reset"
     because "close() is missing on one of the ways in which a connection can end: end of file, or an error of recv() or send()"
-    peer "${clients[@]}" connect exchange 64K shutdown eof close
+    peer "${clients[@]}"
     wait_until "the server to close the sockets of clients that have left" sockets_are_closed
     fd_count
     fds=$REPLY
@@ -189,7 +215,7 @@ setup() {
     kilobytes=$REPLY
 
     expected "the server to have no more descriptors open after another hundred clients"
-    peer "${clients[@]}" connect exchange 64K shutdown eof close
+    peer "${clients[@]}"
     wait_until "the server to close the sockets of clients that have left" sockets_are_closed
     fd_count
     ((REPLY < fds + 10)) || fail_with "the server has $((REPLY - fds)) more descriptors open"
@@ -201,7 +227,7 @@ setup() {
         ((REPLY >= kilobytes + 4096)) || return 0
         ((round < 12)) || break
         kilobytes=$REPLY
-        peer "${clients[@]}" connect exchange 64K shutdown eof close
+        peer "${clients[@]}"
         wait_until "the server to close the sockets of clients that have left" sockets_are_closed
     done
     fail_with "it grew with each of $round hundreds of clients, and by $((REPLY - kilobytes)) KiB with the last"
@@ -258,7 +284,10 @@ setup() {
     start_server --faults accept:EINTR:1%2,recv:EINTR:1%2,send:EINTR:1%2,select:EINTR:1%2,poll:EINTR:1%2,epoll_wait:EINTR:1%2
     expected "the server to go on and lose no data while every second call fails with EINTR"
     because "EINTR means that a signal arrived before the call did anything. Make the same call again"
-    peer connect exchange 100K exchange 100K shutdown eof close connect exchange 10 shutdown eof
+    peer connect exchange 100K exchange 100K shutdown eof close @B connect exchange 10 shutdown eof
+    expected "no call with a descriptor that is none"
+    because "accept() that fails returns -1, which is no descriptor. Call it again before you go on"
+    log_lacks "Bad file descriptor"
     faults_reached accept recv send
 }
 
@@ -266,7 +295,7 @@ setup() {
     start_server --faults recv:cap=100,send:cap=7
     expected "every byte once, in order, and then end of file"
     because "send() returns how many bytes it accepted, in this step at most 7. Send the rest, from where it stopped"
-    peer connect exchange 10K shutdown eof close connect send-bytes 10K shutdown drain eof
+    peer connect exchange 10K shutdown eof close @B connect send-bytes 10K shutdown drain eof
     faults_reached recv send
 }
 
@@ -274,7 +303,7 @@ setup() {
     start_server --faults accept:ECONNABORTED:1,accept:EPROTO:2,accept:EHOSTUNREACH:3
     expected "the server to accept and serve the next client"
     because "accept() can report an error of a connection that has already failed. Call it again: see accept(2), \"Error handling\""
-    peer connect exchange 10 shutdown eof close connect exchange 10 shutdown eof
+    peer connect exchange 10 shutdown eof close @B connect exchange 10 shutdown eof
     faults_reached accept
 }
 
@@ -327,6 +356,7 @@ accept_was_made() {
     tell drain
     faults_reached accept
     expected "one line per shortage, however often accept() is tried"
+    because "print the line for the first call that fails. Keep a flag that says so, and reset it when accept() succeeds"
     ! log_mentions "too many open files" 2 || fail_with "the line appears more than once"
     if [[ ${WORDING-} != no ]]; then
         expected "one line that says that accept() is tried again in a second"
@@ -345,16 +375,17 @@ accept_was_made() {
     for bad in abc 70000 65536 -1 10000x 0x50 "1 2" "" 18446744073709551617; do
         expected "exit status 2 and a message for the port \"$bad\""
         run_server "$bad"
-        ((server_status == 2)) || fail_with "the server $server_end"
+        server_exited 2
         [[ -s $server_log ]] || fail_with "no message"
     done
     because "an argument that the server does not understand must be refused, not ignored"
     expected "exit status 2 for a third argument"
     run_server 0 127.0.0.1 what
-    ((server_status == 2)) || fail_with "the server $server_end"
-    expected "exit status 2 for a HOST that is not an address"
+    server_exited 2
+    expected "exit status 2 for the HOST \"no such host\""
+    because "getaddrinfo() refuses this HOST: print the usage, and exit with status 2"
     run_server 0 "no such host"
-    ((server_status == 2)) || fail_with "the server $server_end"
+    server_exited 2
 }
 
 @test "01.35 It serves IPv6 as well" {
@@ -407,7 +438,7 @@ listens_on() {
     printf -v long 'x%.0s' {1..60}
     start_server
     expected "the log lines that the README shows, word for word, each as soon as the event happens"
-    because "the words must match exactly, and \\\", \\\\ and newlines in the data are escaped. Or the line is still in a buffer: setvbuf()"
+    because "the words must match exactly, and \\\", \\\\ and newlines in the data are escaped. Or the line is still in a buffer: fflush(), setvbuf(), python3 -u"
     tell connect local
     client=${told#* }
     wait_for_log "new connection from $client"$'\n'
@@ -418,7 +449,7 @@ listens_on() {
     wait_for_log "received \"${long:0:48}...\" from $client"$'\n'
     tell shutdown eof
     wait_for_log "closing $client after reading no data"$'\n'
-    tell close connect local
+    tell close @B connect local
     client=${told#* }
     wait_for_log "new connection from $client"$'\n'
     tell reset
@@ -458,7 +489,7 @@ listens_on() {
     start_server -q 0
     expected "the log to hold only the first line, and nothing about individual clients"
     because "logging a message costs more than echoing it, so -q must turn off every line about a client"
-    peer connect exchange 10 shutdown eof close connect exchange 10 reset connect exchange 10
+    peer connect exchange 10 shutdown eof close @B connect exchange 10 reset @C connect exchange 10
     stop_server # only then is the log as long as it will be
     lines=$(tail -n +2 "$server_log" | wc -l)
     ((lines == 0)) || fail_with "$lines more lines in the log"
@@ -484,14 +515,15 @@ listens_on() {
     printf -v quarter '%025000d' 0
     long=$quarter$quarter$quarter$quarter
     expected "the client to send exactly its arguments, and to exit with status 0"
-    because "a message is as long as its argument, without a NUL or newline added; and send() may accept only part of a long one"
-    serve accept expect 'a b' send 'a b' expect 'c%s%n' send 'c%s%n' eof close
+    because "a message is as long as its argument, without a NUL or newline added. The next one begins when all of the echo has come back"
+    serve accept expect 'a b' send 'a ' silence 50 send 'b' expect 'c%s%n' send 'c%s%n' eof close
     run_client 0 "$port" 127.0.0.1 'a b' 'c%s%n'
     serve_ends
     expected "the client to send and read back all of a message of 100,000 bytes, and to exit with status 0"
+    because "send() may accept only part of a message, and recv() return only part of its echo. Call both until all is done"
     serve accept expect "$quarter" expect "$quarter" expect "$quarter" expect "$quarter" \
-        send "$quarter" send "$quarter" send "$quarter" send "$quarter" eof close
-    run_client 0 "$port" 127.0.0.1 "$long"
+        send "$quarter" send "$quarter" send "$quarter" silence 50 send "$quarter" eof close
+    run_client 0 --faults send:cap=40000 "$port" 127.0.0.1 "$long"
     serve_ends
 }
 
@@ -499,7 +531,7 @@ listens_on() {
 @test "01.42 The client reads a reply that comes in pieces, or late" {
     expected "exit status 0 once the whole echo has arrived"
     because "a reply can arrive in pieces of any size. Call recv() until the echo is complete"
-    serve accept expect 'hello world' pieces 1 send 'hello wor' pause 100 send 'ld' eof close
+    serve accept expect 'hello world' pieces 1 send 'hello wor' silence 100 send 'ld' eof close
     run_client 0 "$port" 127.0.0.1 'hello world'
     serve_ends
 }
@@ -511,8 +543,8 @@ listens_on() {
     serve accept expect 'hello' send 'hel' shutdown hold
     run_client 1 "$port" 127.0.0.1 hello
     client_complains
-    expected "exit status 1, and the reason on standard error, when the server closes at once"
-    serve accept close hold
+    expected "exit status 1, and the reason on standard error, when the server closes without an answer"
+    serve accept expect 'hello' shutdown hold
     run_client 1 "$port" 127.0.0.1 hello
     client_complains
 }
@@ -553,15 +585,25 @@ listens_on() {
 
     expected "exit status 1, and the reason on standard error"
     because "recv() fails with ECONNRESET. The server is gone, and the rest of the echo with it: report that and exit"
-    serve accept expect 'hello' reset hold
+    serve accept expect 'hello' reset
     run_client 1 "$port" 127.0.0.1 hello
     client_complains
+    serve_ends
     expected "exit status 1, and the reason on standard error, when the reset comes while the client is sending"
     because "send() to a server that is gone raises SIGPIPE, which kills the client. Use MSG_NOSIGNAL, or ignore SIGPIPE with signal()"
     printf -v long '%050000d' 0
-    serve accept expect '000' shutdown reset hold
+    serve accept expect '000' shutdown reset
     run_client 1 --faults send:cap=1 "$port" 127.0.0.1 "$long"
     client_complains
+    expected "the client to send on, a byte at a time, until the server resets the connection"
+    because "send() may accept only part of a message, here one byte. Send the rest (01.41)"
+    serve_ends
+    expected "exit status 1, and the reason on standard error, when a reset comes instead of end of file, after the whole echo"
+    because "after your half-close recv() must return 0. If it fails, the server has not closed the connection in order: report that"
+    serve accept expect 'hello' send 'hello' eof reset
+    run_client 1 "$port" 127.0.0.1 hello
+    client_complains
+    serve_ends
 }
 
 # bats test_tags=client
@@ -578,10 +620,10 @@ listens_on() {
     local faults text='It is sent in pieces of 7 bytes, and read in pieces of 3.'
 
     expected "the client to send and read back the whole message, and to exit with status 0"
-    because "EINTR is not a failure, and the kernel finishes an interrupted connect(). After a short send() the rest must be sent"
+    because "EINTR is not a failure. After it the kernel goes on connecting: do not call connect() again (EALREADY), but wait until the socket is writable"
     for faults in recv:EINTR:1%2,send:EINTR:1%2,select:EINTR:1%2,poll:EINTR:1%2 recv:cap=3,send:cap=7; do
         serve accept expect "$text" send "$text" eof close
-        run_client 0 --faults "connect:EINTR:1,$faults" "$port" 127.0.0.1 "$text"
+        run_client 0 --faults "connect:EINTR:1,connect:EALREADY:2+,$faults" "$port" 127.0.0.1 "$text"
         faults_reached connect recv send
         serve_ends
     done
@@ -591,17 +633,27 @@ listens_on() {
 @test "01.49 The client refuses arguments that it does not understand" {
     local bad
 
-    expected "exit status 2, and the usage text on standard error"
     because "atoi() reads 10000x as 10000 and abc as 0. Use strtol(), check where it stops, and refuse numbers above 65535"
     for bad in abc 70000 10000x "" 18446744073709551617; do
+        expected "exit status 2, and the usage text on standard error, for the port \"$bad\""
         run_client 2 "$bad"
         client_complains usage
     done
+    expected "exit status 2 for the HOST \"no such host\""
+    because "getaddrinfo() refuses this HOST: print the usage, and exit with status 2"
     run_client 2 10000 "no such host"
 }
 
 # bats test_tags=client,wording
 @test "01.50 The client tells what happens" {
+    expected "the client to print what it has sent before the answer comes"
+    because "print each line when the event happens, and use these words"
+    serve accept expect 'hello' @go accept @S send 'hello' eof close
+    start_client "$port" 127.0.0.1 hello
+    wait_for_output ': sending "hello"'
+    peer connect
+    client_ends 0
+    serve_ends
     start_server
     expected "the client's lines that the README shows, word for word"
     because "each event is one line that begins with the client's own address, and the data in it is escaped"

@@ -38,17 +38,17 @@ log_rests() {
     start_server
     expected "the second of two clients to be served while the first one is silent"
     because "a call that blocks for one client delays all others. Set O_NONBLOCK on every client's socket and on the listener"
-    tell @first connect @second connect exchange 10
+    tell connect @B connect exchange 10
     expected "the first client to be served as soon as it sends something"
     because "recv() fails with EAGAIN while nothing has arrived. That is neither an error of the connection nor end of file"
-    tell @first exchange 10
+    tell @A exchange 10
     expected "one client to be served three times while ten others are silent and no new client connects"
     because "accept() fails with EAGAIN while no client is waiting. Go on and serve the connected clients"
-    tell @silent1..10 connect @talker connect exchange 10 exchange 10 exchange 10
+    tell @c1..10 connect @C connect exchange 10 exchange 10 exchange 10
     expected "one client to be served while another has sent only half of its message"
     because "the server must not wait for the rest of a message. Send back what has arrived, then turn to the next client"
-    tell @thinker connect send 'This is ' expect 'This is ' @talker exchange 10 exchange 10
-    tell @thinker send 'the message.' expect 'the message.'
+    tell @D connect send 'This is ' expect 'This is ' @C exchange 10 exchange 10
+    tell @D send 'the message.' expect 'the message.'
 }
 
 @test "02.2 Each of twenty clients gets its own bytes back" {
@@ -100,31 +100,31 @@ log_rests() {
 }
 
 @test "02.5 A client that never reads costs a bounded number of bytes" {
-    local before i
+    local before slow
 
     start_server
     peer connect exchange 64K
     # A run-time with garbage collection may use more for a while, but not with each such client.
-    for i in {1..5}; do
+    for slow in B slow2 slow3 slow4 slow5; do
         memory
         before=$REPLY
         expected "the server to stop reading from it when all buffers are full (those of the kernel hold about 7 MiB)"
         because "a server that reads on before its echo is sent must store everything. Read again when the queue is empty (backpressure)"
-        tell "@slow$i" rcvbuf 4K connect fill 64M
+        tell "@$slow" rcvbuf 4K connect fill 64M
         memory
         ((REPLY >= before + 2048)) || return 0
     done
     expected "the server's memory to grow by less than 2 MiB"
-    fail_with "it grew with each of $i such clients, and by $((REPLY - before)) KiB with the last"
+    fail_with "it grew with each of five such clients, and by $((REPLY - before)) KiB with the last"
 }
 
 @test "02.6 A slow reader delays no other client" {
     start_server
     expected "other clients to be served while a client that does not read has filled all buffers"
     because "after send() has failed with EAGAIN, keep the rest in the connection's queue and serve the others. Do not retry in a loop"
-    tell @slow rcvbuf 4K connect fill 64M
-    tell @other connect exchange 64K exchange 10
-    tell @third connect exchange 10 shutdown eof
+    tell rcvbuf 4K connect fill 64M
+    tell @B connect exchange 64K exchange 10
+    tell @C connect exchange 10 shutdown eof
 }
 
 @test "02.7 A slow reader gets everything when it reads at last" {
@@ -141,10 +141,10 @@ log_rests() {
     # the server stops itself (sig=STOP), so that the load of the machine makes no difference. The
     # other client connects between the two, because a server may begin with the oldest or the newest.
     start_server --faults recv:sig=STOP:4096,recv:cap=64 -q 0
-    while_stopped tell @flood1 connect send-bytes 512K @other connect send-bytes 3 @flood2 connect send-bytes 512K
+    while_stopped tell connect send-bytes 512K @B connect send-bytes 3 @C connect send-bytes 512K
     expected "the other client to be served before a quarter of the floods has been read (the server is stopped at that point)"
     because "a loop that calls recv() until EAGAIN serves one client only. Call recv() once, then turn to the next client"
-    tell @other drain
+    tell @B drain
     faults_reached recv
     wait_until "the server to read a quarter of the floods" server_is_stopped
     signal_server CONT
@@ -174,7 +174,7 @@ log_rests() {
     start_server --faults accept:EAGAIN:1%2,recv:EAGAIN:2%3,send:EAGAIN:2%3
     expected "two clients to get every byte back, then end of file, while every third recv() and send() fails with EAGAIN"
     because "EAGAIN means \"not now\". It is neither an error nor end of file, and bytes that send() did not accept stay in the queue"
-    peer @a connect @b connect @a exchange 100K @b exchange 100K @a shutdown eof @b exchange 10 \
+    peer connect @B connect @A exchange 100K @B exchange 100K @A shutdown eof @B exchange 10 \
         shutdown eof
     faults_reached accept recv send
 }
@@ -211,7 +211,7 @@ log_rests() {
     start_server --faults accept:EMFILE:1+
     expected "at most 3 calls of accept() in 0.3 s while it fails with EMFILE"
     because "accept() fails at once, so a call in every turn of the loop costs time and brings nothing. Wait for a second"
-    tell connect
+    tell @B connect
     fault_calls accept
     calls=$REPLY
     nap 0.3
@@ -267,7 +267,7 @@ has_sent_enough() {
     start_server
     expected "the log line that the README shows, word for word, when all of a client's echo has been sent"
     because "log this line when send() has emptied a queue that held back some bytes. It shows when a slow client has caught up"
-    tell @slow rcvbuf 4K connect local
+    tell rcvbuf 4K connect local
     client=${told#* }
     tell fill 64M
     tell drain

@@ -44,8 +44,8 @@ load lib/helper
     because "select() watches only descriptors below its first argument, which must therefore be the highest descriptor plus one"
     start_server
     expected "each client to be served before the next one connects, and again afterwards"
-    peer @a connect exchange 10 @b connect exchange 10 @a exchange 10 @c connect exchange 10 \
-        @b exchange 10 @c exchange 10
+    peer connect exchange 10 @B connect exchange 10 @A exchange 10 @C connect exchange 10 \
+        @B exchange 10 @C exchange 10
 }
 
 @test "03.4 Clients may leave in any order" {
@@ -64,11 +64,11 @@ load lib/helper
     start_server
     expected "the server to use less than a fifth of a core while a client sends but does not read its echo"
     because "this client's unread bytes keep its socket readable. Do not watch it for reading while its queue holds anything"
-    tell @slow rcvbuf 4K connect fill 64M
+    tell rcvbuf 4K connect fill 64M
     server_sleeps
     expected "the slow reader to get all of its echo when it reads at last"
     because "while a connection's queue holds anything, its socket must be watched for writing"
-    tell @slow drain exchange 10
+    tell drain exchange 10
 }
 
 has_received() {
@@ -86,14 +86,14 @@ recv_rests() {
     ! has_received "$calls"
 }
 
-# reads_on: sends 256 KiB, and succeeds when the server calls recv() for them (--faults recv:count).
+# reads_on NAME: this client sends 256 KiB. It succeeds when the server calls recv() for them (--faults recv:count).
 reads_on() {
     local calls
 
     wait_until "the server to read what a client has sent" recv_rests
     fault_calls recv
     calls=$REPLY
-    tell @slow send-bytes 256K
+    tell "@$1" send-bytes 256K
     for _ in {1..10}; do
         if has_received "$calls"; then
             return 0
@@ -103,16 +103,16 @@ reads_on() {
     return 1
 }
 
-# be_slow_reader: a client that does not read its echo, and sends until the server leaves the last
+# be_slow_reader NAME: a client that does not read its echo, and sends until the server leaves the last
 # bytes unread. (The step "fill" sends more: after it not even an end of file reaches the server.)
 be_slow_reader() {
     local times=0 least default most=4194304
 
     # What a server reads before its send() accepts nothing fits into its send buffer.
     read -r least default most 2>/dev/null </proc/sys/net/ipv4/tcp_wmem || :
-    tell @slow rcvbuf 4K connect exchange 10 send-bytes 1M
+    tell "@$1" rcvbuf 4K connect exchange 10 send-bytes 1M
     has_received 0 || skip "faults.so cannot intercept recv in this server (a static program, or another run-time)"
-    while reads_on; do
+    while reads_on "$1"; do
         times=$((times + 1))
         ((times * 262144 < most + 8 * 1048576)) || {
             because "a server that reads on before its echo is sent must store everything. Read again when the queue is empty (backpressure)"
@@ -125,22 +125,22 @@ be_slow_reader() {
     start_server --faults recv:count
     expected "the server to use less than a fifth of a core while a client has half-closed and does not read its echo"
     because "end of file keeps a socket readable as well. Do not watch it for reading while its queue holds anything"
-    be_slow_reader
-    tell @slow shutdown
+    be_slow_reader A
+    tell @A shutdown
     server_sleeps
-    tell @other connect exchange 10
+    tell @B connect exchange 10
     expected "the slow reader to get all of its echo when it reads at last, then end of file"
     because "end of file ends only one direction. Send the rest of the echo before close()"
-    tell @slow drain eof
+    tell @A drain eof
 }
 
 @test "03.7 It sleeps after a slow reader has reset" {
     start_server
     expected "the server to close the connection that was reset, and to sleep"
     because "select() reports a broken connection as readable and writable. The next recv() or send() on it fails: then close it"
-    tell @other connect @slow rcvbuf 4K connect fill 64M reset
+    tell @B connect @A rcvbuf 4K connect fill 64M reset
     server_sleeps
-    tell @other exchange 10 close
+    tell @B exchange 10 close
     wait_until "the server to close the connection that was reset" sockets_are_closed
 }
 
@@ -167,10 +167,10 @@ be_slow_reader() {
     for error in ENFILE ENOBUFS ENOMEM; do
         start_server --faults "accept:$error:2+"
         expected "the server to sleep, and to serve its connected client, while accept() fails with $error"
-        tell @first connect exchange 10 @second connect
+        tell connect exchange 10 @B connect
         server_sleeps 50
         faults_reached accept
-        tell @first exchange 10
+        tell @A exchange 10
         tell_no_more
         stop_server
     done
@@ -184,9 +184,9 @@ be_slow_reader() {
     start_server --faults select:ready-read:2-40,poll:ready-read:2-40,epoll_wait:ready-read:2-40
     expected "all clients to be served although sockets are reported as readable that are not"
     because "readiness is only a hint, so recv() or accept() may block after all (select(2), BUGS). Set O_NONBLOCK on every socket"
-    tell @silent connect
-    tell @other connect exchange 10
-    tell @silent exchange 10 @third connect exchange 10
+    tell connect
+    tell @B connect exchange 10
+    tell @A exchange 10 @C connect exchange 10
     for call in select poll epoll_wait; do
         fault_hits "$call"
         hits=$((hits + REPLY))
@@ -198,7 +198,7 @@ be_slow_reader() {
     start_server --faults recv:count
     expected "all bytes of the stream to come back, and the server to sleep, after an urgent byte"
     because "the third set reports an urgent byte until recv() with MSG_OOB reads it. It is neither an error nor end of file"
-    tell @talker connect exchange 10 urgent '!' @other connect exchange 10
+    tell connect exchange 10 urgent '!' @B connect exchange 10
     server_sleeps
     if [[ ${METHOD-} != no ]] && has_received 0; then
         expected "the server to read the urgent byte: recv() with MSG_OOB"
@@ -207,17 +207,17 @@ be_slow_reader() {
         expected "all bytes of the stream to come back, and the server to sleep, after an urgent byte"
         because "the third set reports an urgent byte until recv() with MSG_OOB reads it. It is neither an error nor end of file"
     fi
-    tell @talker exchange 10 urgent '?' urgent '!' exchange 10 @other exchange 10
+    tell @A exchange 10 urgent '?' urgent '!' exchange 10 @B exchange 10
     expected "all bytes of the stream to come back when an urgent byte arrives together with data and end of file"
-    while_stopped tell @talker send-bytes 10 urgent '!' send-bytes 10 @last connect send-bytes 10 urgent '!' shutdown
-    tell @talker drain @last drain eof @other exchange 10
+    while_stopped tell @A send-bytes 10 urgent '!' send-bytes 10 @C connect send-bytes 10 urgent '!' shutdown
+    tell @A drain @C drain eof @B exchange 10
     server_sleeps
-    tell @talker exchange 10
+    tell @A exchange 10
     expected "the server to sleep when an urgent byte comes from a client that does not read its echo"
-    be_slow_reader
-    tell @slow urgent '!'
+    be_slow_reader D
+    tell @D urgent '!'
     server_sleeps
-    tell @other exchange 10 @slow drain exchange 10
+    tell @B exchange 10 @D drain exchange 10
 }
 
 has_read_urgent_byte() {
@@ -368,8 +368,8 @@ read_lines_of() {
 # bats test_tags=only-03,client
 @test "03.41 The client reads from whichever connection is ready" {
     # The played server answers on the first connection after a third has come, which the test opens.
-    serve @a accept @b accept @a expect hello @b expect hello send hello \
-        @go accept @a send hello eof close @b eof close
+    serve @A accept @B accept @A expect hello @B expect hello send hello \
+        @go accept @A send hello eof close @B eof close
     expected "the client to send on both connections, and to read the answer on the second one first"
     because "a client that blocks in recv() on one connection cannot see what has arrived on the other"
     start_client "$port" 127.0.0.1 hello
@@ -381,8 +381,8 @@ read_lines_of() {
 
 # bats test_tags=only-03,client
 @test "03.42 The client sleeps while it waits" {
-    serve @a accept @b accept @a expect hello @b expect hello @go accept @a send hello \
-        @b send hello @a eof close @b eof close
+    serve @A accept @B accept @A expect hello @B expect hello @go accept @A send hello \
+        @B send hello @A eof close @B eof close
     expected "the client to use less than a fifth of a core while it waits for an answer"
     because "an idle socket is almost always writable. Watch it for writing only while it connects or has something to send"
     start_client "$port" 127.0.0.1 hello

@@ -50,10 +50,10 @@ load lib/helper
     start_server -q 0
     expected "each client to get its own echo in 20 rounds, in which 9 clients connect, 9 leave, and the others send"
     because "the entry that fills a gap must keep its descriptor and events, and its connection must learn the new index"
-    # The slow client's entry is the last, and moves when the second client leaves. That is over once
-    # the first client, which sends after that, has been served.
-    tell @first connect @second connect @slow rcvbuf 4K connect fill 64M
-    tell @second close @first exchange 10
+    # The entry of C, which does not read, is the last, and moves when B leaves. That is over once
+    # A, which sends after that, has been served.
+    tell connect @B connect @C rcvbuf 4K connect fill 64M
+    tell @B close @A exchange 10
     tell @r3-1..9 connect @r2-4..9 connect @r1-7..9 connect
     for round in {4..23}; do
         one=@r$((round - 1))
@@ -65,20 +65,19 @@ load lib/helper
     done
     expected "the server to sleep although one client does not read, and that client to get all of its echo later"
     server_sleeps
-    tell @slow drain exchange 10
+    tell @C drain exchange 10
 }
 
 @test "04.4 A reset while the server waits only to write closes that client alone" {
     start_server
     expected "the server to close clients that reset while it owes them data, and to sleep before and after"
     because "POLLHUP and POLLERR appear in revents even if events is 0, on every poll() until you close() the socket"
-    tell @other connect exchange 10
-    tell @reset rcvbuf 4K connect fill 64M @half rcvbuf 4K connect fill 64M shutdown
+    tell connect exchange 10
+    tell @B rcvbuf 4K connect fill 64M @C rcvbuf 4K connect fill 64M shutdown
     server_sleeps
-    tell @reset reset @half reset
+    tell @B reset @C reset
     server_sleeps
-    tell @other exchange 10
-    tell @other close
+    tell @A exchange 10 close
     wait_until "the server to close the sockets of all clients" sockets_are_closed
 }
 
@@ -88,11 +87,11 @@ load lib/helper
     start_server --open-files 64 -q 0
     expected "a new client to be served after 300 others have connected and left, 10 at a time (ulimit -n 64)"
     because "remove or reuse the entries of closed connections: poll() gives EINVAL for more entries than \"ulimit -n\""
-    tell @first connect exchange 10
+    tell connect exchange 10
     for ((round = 0; round < 30; round++)); do
         tell @c1..10 connect @c1..10 exchange 10 @c1..5 close @c6..10 reset
     done
-    tell @first exchange 10 @last connect exchange 10
+    tell @A exchange 10 @B connect exchange 10
     server_sleeps
 }
 
@@ -100,10 +99,9 @@ load lib/helper
     start_server -q 0
     expected "new clients to get exactly their own echo after a client that was still owed data has reset"
     because "accept() reuses the lowest free descriptor: state stored by descriptor (queue, events) must start empty"
-    tell @slow rcvbuf 4K connect fill 64M
-    tell @slow reset
+    tell rcvbuf 4K connect fill 64M reset
     wait_until "the server to close the connection that was reset" sockets_are_closed
-    tell @new1..2 connect @new1..2 exchange 1000
+    tell @B connect @C connect @B exchange 1000 @C exchange 1000
     server_sleeps
 }
 
@@ -116,23 +114,23 @@ load lib/helper
     start_server
     expected "the log line from the README, word for word, for a client that closes its connection normally"
     because "recv() returns 0 at end of file: this is not an error, so the line must not report one"
-    tell @polite connect local
+    tell connect local
     client=${told#* }
-    tell @polite close
+    tell close
     wait_for_log "closing $client after reading no data"$'\n'
     expected "the server to receive the bytes that arrived before a reset, and only then to close the connection"
     because "poll() may report POLLIN and POLLHUP together: read what has arrived before you close the socket"
-    tell @hasty connect local
+    tell @B connect local
     client=${told#* }
     wait_for_log "new connection from $client"$'\n'
-    while_stopped tell @hasty send 'last words' reset
+    while_stopped tell @B send 'last words' reset
     wait_for_log "closing $client after "
     read_all "$server_log"
     [[ ${REPLY%%"closing $client after "*} == *"received \"last words\" from $client"$'\n'* ]] ||
         fail_with "the connection was closed, and no line before that says that \"last words\" was received"
     expected "the log line from the README, word for word, for a client that resets while it is owed data"
     because "POLLHUP or POLLERR without POLLIN means that there is nothing to read: close the socket and log the hang-up"
-    tell @slow rcvbuf 4K connect local
+    tell @C rcvbuf 4K connect local
     client=${told#* }
     tell fill 64M reset
     because "SO_ERROR, which getsockopt() reads, says why the connection broke: add it to the line, as for a failed recv()"

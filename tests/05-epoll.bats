@@ -36,7 +36,7 @@ least_run_time() {
     for i in {1..5}; do
         run_time
         before=$REPLY
-        tell @active roundtrips 200 10
+        tell @A roundtrips 200 10
         run_time
         if [[ -z $least ]] || ((REPLY - before < least)); then
             least=$((REPLY - before))
@@ -50,7 +50,7 @@ least_run_time() {
 
     needs_open_files 5200
     start_server --open-files 5200 -q 0
-    tell @active connect
+    tell connect
     share_a_core
     least_run_time
     alone=$REPLY
@@ -88,12 +88,13 @@ least_run_time() {
     start_server --faults recv:sig=STOP:12288,recv:cap=64 -q 0
     expected "two replies for a quiet client before half of what the others sent is read (the server is stopped there)"
     because "reading one client until EAGAIN starves the others: recv() once per event; level-triggered epoll reports the rest"
-    while_stopped tell @greedy1..3 connect send-bytes 512K @quiet connect send-bytes 10
-    tell @quiet drain exchange 10
+    while_stopped tell connect send-bytes 512K @B connect send-bytes 512K @C connect send-bytes 512K \
+        @D connect send-bytes 10
+    tell @D drain exchange 10
     faults_reached recv
     wait_until "the server to read half of what the others sent" server_is_stopped
     signal_server CONT
-    tell @greedy1..3 drain
+    tell @A drain @B drain @C drain
 }
 
 # bats test_tags=method
@@ -101,23 +102,23 @@ least_run_time() {
     local before
 
     start_server --faults epoll_ctl:count -q 0
-    tell @c1..3 connect @c1..3 exchange 10
+    tell connect exchange 10 @B connect exchange 10 @C connect exchange 10
     fault_calls epoll_ctl
     before=$REPLY
     ((before > 0)) || skip "faults.so sees no call of epoll_ctl() (this server makes none, or is static)"
     # A server may arm an event again now and then.
     expected "fewer than 30 calls of epoll_ctl() during 300 small messages"
     because "send() at once what recv() returned, ask for EPOLLOUT only if a rest is left, and tell epoll_ctl() only changes"
-    tell @c1..3 roundtrips 100 10
+    tell @A roundtrips 100 10 @B roundtrips 100 10 @C roundtrips 100 10
     fault_calls epoll_ctl
     ((REPLY < before + 30)) || fail_with "$((REPLY - before)) calls of epoll_ctl()"
     expected "fewer than 30 calls of epoll_ctl() during 300 small messages, after a slow client has read all of its echo"
     because "when a queue becomes empty, one epoll_ctl() call stops asking for EPOLLOUT; after that nothing changes"
-    tell @slow rcvbuf 4K connect fill 64M
-    tell @slow drain exchange 10
+    tell @D rcvbuf 4K connect fill 64M
+    tell @D drain exchange 10
     fault_calls epoll_ctl
     before=$REPLY
-    tell @c1..2 roundtrips 100 10 @slow roundtrips 100 10
+    tell @A roundtrips 100 10 @B roundtrips 100 10 @D roundtrips 100 10
     fault_calls epoll_ctl
     ((REPLY < before + 30)) || fail_with "$((REPLY - before)) calls of epoll_ctl()"
     server_sleeps
@@ -423,8 +424,8 @@ start_edge() {
     start_edge --faults accept:EINTR:1%2,recv:EINTR:1%3,send:EINTR:2%3,epoll_wait:EINTR:2%3
     expected "two clients to be accepted and served although every third call is interrupted"
     because "EINTR, unlike EAGAIN, does not mean that nothing is left: call again, because no new event will come"
-    while_stopped tell @a connect send-bytes 200K @b connect send-bytes 200K
-    tell @a drain shutdown eof @b drain shutdown eof
+    while_stopped tell connect send-bytes 200K @B connect send-bytes 200K
+    tell @A drain shutdown eof @B drain shutdown eof
     faults_reached accept recv send
 }
 

@@ -107,7 +107,7 @@ work_came_in_time() {
     because "the limit counts from the last byte, not from the connect, and the wait must end when the limit is reached"
     peer connect exchange 10 pause 60 mark send x gone at-least 300 at-most 1500
     expected "the server to close a client that never sends between 300 ms and 1.5 s after its connect (-i 0.3)"
-    peer mark connect gone at-least 300 at-most 1500
+    peer @B mark connect gone at-least 300 at-most 1500
 }
 
 @test "06.4 A quiet client is closed while others are busy" {
@@ -115,11 +115,11 @@ work_came_in_time() {
     expected "a quiet client to be closed between 200 ms and 1.5 s after its last byte while another sends every 10 ms"
     because "look for overdue clients after every wait, and move a client that makes progress to the end of the list"
     meanwhile connect exchange 10 say ready drip 500 10
-    peer connect mark send x gone at-least 200 at-most 1500
+    peer @B connect mark send x gone at-least 200 at-most 1500
     meanwhile_no_more
     expected "a quiet client to be closed between 200 ms and 1.5 s after its last byte while another sends nonstop"
-    meanwhile connect exchange 10 say ready flood 5
-    peer connect mark send x gone at-least 200 at-most 1500
+    meanwhile @C connect exchange 10 say ready flood 5
+    peer @D connect mark send x gone at-least 200 at-most 1500
     meanwhile_no_more
 }
 
@@ -274,14 +274,14 @@ waits() {
     start_server -q -i 0.5 0
     expected "all 100 clients that sent something while the server was stopped for longer than -i to be served"
     because "the server was late, not the clients: read all that has arrived, with several epoll_wait() calls, before closing"
-    tell @silent connect @c1..100 connect @c100 exchange 10
+    tell connect @c1..100 connect @c100 exchange 10
     signal_server STOP
     tell @c1..100 send-bytes 10
     nap 0.6
     signal_server CONT
     tell @c1..100 drain
     expected "the client that sent nothing to be closed"
-    tell @silent gone
+    tell @A gone
 }
 
 @test "06.25 It refuses times that are not numbers of seconds" {
@@ -305,7 +305,7 @@ waits() {
         start_server -q -i "$limit" 0
         expected "three clients that have just sent something to be closed with -i $limit, and the server to sleep"
         because "if the loop that closes idle clients reads the clock again each time, it never gets to the end. Read the clock once before it"
-        while_stopped tell @c1..3 connect @c1..3 send-bytes 10
+        while_stopped tell connect send-bytes 10 @B connect send-bytes 10 @C connect send-bytes 10
         wait_until "the server to close its clients' sockets" sockets_are_closed
         server_sleeps
         tell_no_more

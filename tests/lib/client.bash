@@ -6,7 +6,8 @@ serve_count=0
 
 # serve [-b|-f] STEP...: a server, played by build/peer in the background, takes these steps for the client under
 # test. Sets $host and $port. With -b it binds but does not listen, so that connects are refused. With -f its
-# backlog is full, so that connects get no answer.
+# backlog is full, so that connects get no answer. Its steps wait a little less long than the test, so that the one
+# that failed is known when the client has ended.
 serve() {
     local side=-l
 
@@ -14,9 +15,11 @@ serve() {
         side=$1
         shift
     fi
+    patience
+    in_seconds $((wait_limit * 9 / 10))
     serve_out=$BATS_TEST_TMPDIR/serve.$((++serve_count))
     serve_err=$serve_out.err
-    launch_peer /dev/null "$serve_out" "$serve_err" "$side" "$@"
+    launch_peer /dev/null "$serve_out" "$serve_err" -t "$REPLY" "$side" "$@"
     serve_pid=$launched
     wait_until "build/peer to listen" serve_listens
 }
@@ -37,20 +40,28 @@ serve_listens() {
 
 # serve_ends: waits until its steps are done. Ends the test if one of them failed.
 serve_ends() {
-    local text
-
     if ! await has_ended "$serve_pid"; then
         fail_with "the test's server is still waiting for something from the client"
     fi
     reap "$serve_pid"
-    if ((child_status != 0)); then
-        read_all "$serve_err"
-        text=${REPLY%$'\n'}
-        fail_with "the test's server: ${text#peer: }"
+    if serve_has_failed; then
+        fail_with "$REPLY"
     fi
 }
 
+# serve_has_failed: true if one of its steps has failed so far. REPLY = which one, and why.
+serve_has_failed() {
+    read_all "$serve_err"
+    [[ -n $REPLY ]] || return 1
+    REPLY=${REPLY%$'\n'}
+    if [[ $REPLY =~ ^peer:\ step\ [0-9]+,\ ([^:]+):\ (.*) ]]; then
+        REPLY="${BASH_REMATCH[1]}: ${BASH_REMATCH[2]}"
+    fi
+    REPLY="the test's server ${REPLY#peer: }"
+}
+
 client_pid=''
+client_line='' # the command line with which it was started
 client_out=''
 client_err=''
 
@@ -68,21 +79,36 @@ start_client() {
     client_err=$BATS_TEST_TMPDIR/client.err
     : >"$client_out" 2>"$client_err"
     command+=("${arguments[@]}")
+    printf -v client_line ' %q' "${command[@]}"
     launch "$input" "${output:-$client_out}" "$client_err"
     client_pid=$launched
 }
 
 # client_ends STATUS: waits until the client ends. Ends the test if its exit status is not STATUS.
 client_ends() {
+    local status got i
+
     if ! await has_ended "$client_pid"; then
         doing "$client_pid"
         fail_with "the client did not exit; it $REPLY"
     fi
     reap "$client_pid"
-    if ((child_status != $1)); then
-        end_text "$child_status"
-        fail_with "the client $REPLY"
+    status=$child_status
+    ((status != $1)) || return 0
+    explain_status "$1" "$status"
+    end_text "$status"
+    got=("the client $REPLY")
+    if ((status == 2)); then
+        got+=("it was started as $client_line")
     fi
+    if [[ -n $serve_pid ]]; then
+        for i in {1..10}; do # what the end of the client means for the test's server may show a moment later
+            ! serve_has_failed || break
+            nap
+        done
+        ! serve_has_failed || got+=("$REPLY")
+    fi
+    fail_with "${got[@]}"
 }
 
 # run_client STATUS [OPTION VALUE]... [ARGUMENT]...: both.
@@ -108,6 +134,30 @@ ask_for_one_connection() {
         fi
     fi
     client_command+=(-c 1)
+}
+
+# wait_for_output TEXT: waits until the client has printed TEXT on standard output. Ends the test at the deadline, or
+# when the client ends before.
+wait_for_output() {
+    await client_has_printed_or_ended "$1" || :
+    ! client_has_printed "$1" || return 0
+    if [[ ! -s $client_out ]]; then
+        because "the client has printed nothing so far. Its lines may still be in a buffer: call fflush() after each line, or use setvbuf() or python3 -u"
+    fi
+    if has_ended "$client_pid"; then
+        fail_with "the client has ended, and its standard output lacks \"$1\""
+    fi
+    doing "$client_pid"
+    fail_with "the test gave up waiting for the client to print \"$1\"" "the client $REPLY"
+}
+
+client_has_printed() {
+    read_all "$client_out"
+    [[ $REPLY == *"$1"* ]]
+}
+
+client_has_printed_or_ended() {
+    has_ended "$client_pid" || client_has_printed "$1"
 }
 
 # client_prints TEXT: ends the test if the client's standard output lacks TEXT.

@@ -42,17 +42,24 @@ explain_the_end() {
 explain() {
     case $1 in
     *"but should be 0x"*)
-        unless_it_says 'bytes|byte stream|queue|send\(\)|recv\(\)|descriptor' \
-            "these are not the bytes that this client sent. Do they come from another client's queue, or from the wrong place in a buffer?"
+        if [[ $stage == 01 ]]; then
+            unless_it_says 'bytes|byte stream|send\(\)|recv\(\)' \
+                "these are not the bytes that this client sent. Send as many bytes as recv() has returned, from the place where it has put them: bytes are not text, and behind them the buffer still holds what came before"
+        else
+            unless_it_says 'bytes|byte stream|queue|send\(\)|recv\(\)|descriptor' \
+                "these are not the bytes that this client sent. Do they come from another client's queue, or from the wrong place in a buffer?"
+        fi
         ;;
     *"backlog full"*)
         unless_it_says backlog "listen() was given too small a backlog for the clients that connect at the same time. Use SOMAXCONN"
         ;;
     *"Connection refused"*)
         because "the server prints its first line before listen() has succeeded, or it has closed its listener"
+        [[ $host == 127.0.0.1 ]] ||
+            because "the server listens on another address than its first line says: pass HOST, the second argument, to bind(). Or it has closed its listener"
         ;;
-    *"the server went on reading"*)
-        because "a server that reads on before its answer is sent must store everything. Read again when the queue is empty (backpressure)"
+    *"the server still accepts bytes"*)
+        because "a server that reads on before its echo is sent must store everything. Read again when all of it is sent (backpressure)"
         ;;
     *"Connection reset by peer"* | *"Broken pipe"*)
         unless_it_says 'close|closing|limit|end of file|E[A-Z]{4,}' \
@@ -101,6 +108,13 @@ explain_doing() {
 explain_spinning() {
     unless_it_says 'returns at once|readable|writable|watch|blocks|rounded|waits|wait ' \
         "the loop calls something that returns at once, again and again: a call that cannot block, or a wait for a descriptor that is always ready. See which with strace -p"
+}
+
+# explain_status WANTED STATUS: a program has ended with another exit status than WANTED.
+explain_status() {
+    if (($1 == 2 && $2 == 1)); then
+        because "exit status 1 is for a call that has failed. Arguments that make no sense are a mistake of the user: print the usage, and exit with status 2, also if it is getaddrinfo() that refuses them"
+    fi
 }
 
 # explain_options: the server did not start. If it was given an option, it may not know this option.

@@ -84,7 +84,7 @@ fail_with() {
     if [[ -n $client_out ]]; then
         read_end "$client_out"
         last_lines "$REPLY"
-        say_key client "${lines[@]-(nothing)}"
+        say_key stdout "${lines[@]-(nothing)}"
         read_end "$client_err"
         last_lines "$REPLY"
         say_key stderr "${lines[@]-(nothing)}"

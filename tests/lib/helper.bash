@@ -24,6 +24,7 @@ sockets_at_start=0
 
 # setup_file: builds what the tests need. bats calls it before the first test of a file.
 setup_file() {
+    check_slow || return
     compile "$build/peer" "$tests_directory/lib/peer.c" || return
     compile "$build/faults.so" "$tests_directory/lib/faults.c" -fPIC -shared -ldl || return
     choose_programs

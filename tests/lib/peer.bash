@@ -99,7 +99,7 @@ peer() {
     ((status == 0)) || peer_failed "$text"
 }
 
-# peer_failed TEXT: ends the test. TEXT is the message of build/peer: "peer: step 3, a: expect ...".
+# peer_failed TEXT: ends the test. TEXT is the message of build/peer: "peer: step 3, A: expect ...".
 peer_failed() {
     local text=${1#peer: } moment
 
@@ -121,8 +121,8 @@ peer_failed() {
         fi
         [[ $text == *" within "* ]] || nap
     done
-    if [[ $text =~ goes\ on\ reading:\ it\ has\ taken\ ([0-9]+) ]]; then
-        text="the server went on reading: it took $((BASH_REMATCH[1] / 1048576)) MiB from a client that read nothing"
+    if [[ $text =~ (client\ [^:]+):.*still\ takes\ bytes,\ after\ ([0-9]+) ]]; then
+        text="the server still accepts bytes from ${BASH_REMATCH[1]}, after $((BASH_REMATCH[2] / 1048576)) MiB that this client has not read back"
     fi
     explain "$text"
     if [[ $text == *" within "* && -n $seen ]]; then

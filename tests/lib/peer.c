@@ -840,11 +840,13 @@ static void step_fill(struct connection *c, const struct value *value) {
     allow(stretched(QUIET)); /* the last 300 ms pass in any case */
     do {
         if (send_pattern(c, CHUNK) > 0 && value->word != NULL && c->sent - start > value->number) {
-            fail("the other side goes on reading: it has taken %zu bytes and got none of them back",
+            fail("the other side still takes bytes, after %zu that were not read back",
                  c->sent - start);
         }
         if (clock_now() > doing.deadline) {
-            fail("the other side still takes more after %zu bytes", c->sent - start);
+            fail("the other side still takes bytes, after %zu that were not read back, at the "
+                 "deadline",
+                 c->sent - start);
         }
     } while (wait_for(c->fd, POLLOUT, clock_now() + stretched(QUIET)) != 0);
     print("%s filled %zu", c->name, c->sent - start);
@@ -1823,7 +1825,7 @@ int main(int argc, char **argv) {
 
     raise_descriptor_limit();
     marked = clock_now();
-    step_name(NULL, &(struct value){.word = "@a"});
+    step_name(NULL, &(struct value){.word = mode == 0 ? "@A" : "@S"}); /* the names of STEPS.md */
     if (mode != 0) {
         start_server(mode);
     }

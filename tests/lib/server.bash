@@ -204,6 +204,14 @@ server_ends() {
     fi
 }
 
+# server_exited STATUS: ends the test if the server, which run_server has started, did not end with this exit status.
+server_exited() {
+    if ((server_status != $1)); then
+        explain_status "$1" "$server_status"
+        fail_with "the server $server_end"
+    fi
+}
+
 # has_a_client: true if the server has accepted a client whose connection it has not closed. For wait_until.
 has_a_client() {
     socket_count
