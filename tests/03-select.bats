@@ -17,9 +17,11 @@ load lib/helper
     local before
 
     start_server
-    expected "the server to use less than a fifth of a core and to wake up at most 20 times while its 20 clients are silent"
-    because "an idle socket is almost always writable. Watch a socket for writing only while its queue holds something"
+    expected "20 clients to connect, and each to get its own bytes back"
+    because "select() reports only what is in its sets, and below its first argument: the highest descriptor plus one"
     tell @c1..20 connect @c1..20 exchange 10
+    expected "the server to use less than a fifth of a core and to wake up at most 20 times while its 20 clients are silent"
+    because "the loop goes on without sleeping. One select() per turn must wait, with the timeout NULL, for all sockets; and an idle socket is almost always writable: watch it for writing only while its queue holds something"
     wakeups
     before=$REPLY
     server_sleeps 200
@@ -200,6 +202,7 @@ be_slow_reader() {
     because "the third set reports an urgent byte until recv() with MSG_OOB reads it. It is neither an error nor end of file"
     tell connect exchange 10 urgent '!' @B connect exchange 10
     server_sleeps
+    tell @A silence 1
     if [[ ${METHOD-} != no ]] && has_received 0; then
         expected "the server to read the urgent byte: recv() with MSG_OOB"
         because "only the third set of select() (POLLPRI, EPOLLPRI) tells of an urgent byte. Watch every client for it"
@@ -316,11 +319,6 @@ wait_was_made() {
 
 # ---- Client ----------------------------------------------------------------------------------
 
-client_has_said() {
-    read_all "$client_out"
-    [[ $REPLY == *"$1"* ]]
-}
-
 # Sets $names to the addresses of the client's connections, with which its lines begin.
 read_names() {
     local line
@@ -373,7 +371,7 @@ read_lines_of() {
     expected "the client to send on both connections, and to read the answer on the second one first"
     because "a client that blocks in recv() on one connection cannot see what has arrived on the other"
     start_client "$port" 127.0.0.1 hello
-    wait_until "the client to read the answer on its second connection" client_has_said received
+    wait_for_output received
     peer connect
     client_ends 0
     serve_ends
@@ -386,7 +384,7 @@ read_lines_of() {
     expected "the client to use less than a fifth of a core while it waits for an answer"
     because "an idle socket is almost always writable. Watch it for writing only while it connects or has something to send"
     start_client "$port" 127.0.0.1 hello
-    wait_until "the client to send its message" client_has_said sending
+    wait_for_output sending
     client_sleeps
     peer connect
     client_ends 0

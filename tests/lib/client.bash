@@ -54,10 +54,13 @@ serve_has_failed() {
     read_all "$serve_err"
     [[ -n $REPLY ]] || return 1
     REPLY=${REPLY%$'\n'}
-    if [[ $REPLY =~ ^peer:\ step\ [0-9]+,\ ([^:]+):\ (.*) ]]; then
-        REPLY="${BASH_REMATCH[1]}: ${BASH_REMATCH[2]}"
+    if [[ $REPLY =~ ^peer:\ step\ [0-9]+,\ S:\ (.*) ]]; then
+        REPLY="S, the test's server: ${BASH_REMATCH[1]}"
+    elif [[ $REPLY =~ ^peer:\ step\ [0-9]+,\ ([^:]+):\ (.*) ]]; then
+        REPLY="the test's server, connection ${BASH_REMATCH[1]}: ${BASH_REMATCH[2]}"
+    else
+        REPLY="the test's server: ${REPLY#peer: }"
     fi
-    REPLY="the test's server ${REPLY#peer: }"
 }
 
 client_pid=''
