@@ -139,16 +139,21 @@ ask_for_one_connection() {
     client_command+=(-c 1)
 }
 
-# wait_for_output TEXT: waits until the client has printed TEXT on standard output. Ends the test at the deadline, or
-# when the client ends before.
+# wait_for_output TEXT: waits until the client has printed TEXT on standard output, and is still running. Ends the test
+# at the deadline, or when the client ends.
 wait_for_output() {
     await client_has_printed_or_ended "$1" || :
-    ! client_has_printed "$1" || return 0
-    if [[ ! -s $client_out ]]; then
-        because "the client has printed nothing so far. Its lines may still be in a buffer: call fflush() after each line, or use setvbuf() or python3 -u"
+    if has_ended "$client_pid" && ! client_has_printed "$1"; then
+        fail_with "the client has ended, and its standard output lacks \"$1\""
+    fi
+    if ! has_ended "$client_pid" && client_has_printed "$1"; then
+        return
+    fi
+    if [[ ! -s $client_out ]] || has_ended "$client_pid"; then
+        because "the line is still in a buffer, which is written when it is full, or when the client ends. Call fflush() after each line, or use setvbuf() or python3 -u"
     fi
     if has_ended "$client_pid"; then
-        fail_with "the client has ended, and its standard output lacks \"$1\""
+        fail_with "the client printed \"$1\" only when it ended"
     fi
     doing "$client_pid"
     fail_with "the test gave up waiting for the client to print \"$1\"" "the client $REPLY"

@@ -30,6 +30,7 @@ explain_the_end() {
         unless_it_says SIGPIPE "the server sent to a client that was gone. Stop at the first recv() or send() that fails, or recv() that returns 0. MSG_NOSIGNAL turns SIGPIPE into an error of send() (01.23)"
         ;;
     *) # an exit
+        ! log_shows_eagain || return 0
         [[ $REPLY != *"Bad file descriptor"* ]] ||
             unless_it_says 'EBADF|descriptor' "the server still uses a descriptor that it has closed. When you close one, take it out of every set, array and list"
         unless_it_says 'E[A-Z]{4,}|fails|error|accept\(\) again|exit|descriptor' \
@@ -77,8 +78,18 @@ explain() {
     esac
 }
 
+# log_shows_eagain: true if a call has failed with EAGAIN, and the end of the server's log says so. Then this is the cause.
+log_shows_eagain() {
+    read_end "$server_log"
+    [[ $stage != 01 && $REPLY == *"Resource temporarily unavailable"* ]] || return 1
+    because "EAGAIN (\"Resource temporarily unavailable\") is no reason to close or to exit: the call cannot be done now. Keep what is left, go on with the next client, and try again in the next turn (02.1, 02.6)"
+}
+
 # explain_eagain: adds to the cause that a step of 01 gives what is new from 02 on.
 explain_eagain() {
+    if log_shows_eagain; then
+        return
+    fi
     if [[ $stage != 01 && $BATS_TEST_DESCRIPTION == 01.* ]]; then
         because_text+=". From 02 on, EAGAIN from recv() or send() is no reason to close: keep what is left, and go on (02.1, 02.6)"
     fi

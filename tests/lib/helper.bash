@@ -54,7 +54,6 @@ last_look() {
     local doing_now
 
     because_text=
-    expected "the server to keep running after the test"
     because "an error of one connection must close that connection and nothing else"
     server_is_alive || return
     if ! await sockets_are_closed; then

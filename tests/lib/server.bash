@@ -148,6 +148,7 @@ server_is_alive() {
     if [[ -n $server_pid ]] && ! is_running "$server_pid"; then
         reap_server
         explain_the_end
+        [[ -z $ending ]] || expected "the server to keep running after the test"
         if ((server_status == 0)); then
             because "main() has returned, or the server has put itself into the background. It must run in the foreground until it is stopped"
         fi
