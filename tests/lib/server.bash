@@ -86,8 +86,11 @@ check_port() {
     fi
     if [[ $asked =~ ^[0-9]+$ && $asked != "$port" ]]; then
         expected "the server to listen on the port that its first argument names: $asked"
-        ((asked != 0)) || expected "the server, started with port 0, to listen on a free port that the kernel picks"
         because "the port is argv[1], a text: pass it to getaddrinfo(), or convert it to a number and then with htons(). If bind() fails, listen() picks another port: check what bind() returns"
+        if ((asked == 0)); then
+            expected "the server, started with port 0, to name a port that the kernel has picked, from $first to $last"
+            because "the port is argv[1]. When bind() gets port 0 the kernel picks a free port. Call getsockname() to learn which"
+        fi
         fail_with "the first line names port $port"
     fi
 }
