@@ -6,7 +6,7 @@ WARNINGS = -std=c11 -Wall -Wextra -Wpedantic -Wshadow -Wconversion
 STAGES   = $(sort $(wildcard [0-9][0-9]-*))
 NUMBERS  = $(foreach s,$(STAGES),$(firstword $(subst -, ,$(s))))
 PROGRAMS = $(patsubst %.c,build/%,$(sort $(wildcard $(STAGES:%=%/*.c))))
-SUITES  := $(shell printf '%s\n' $(NUMBERS) | sort -r) edge docs exercise
+SUITES  := $(shell printf '%s\n' $(NUMBERS) | sort -r) edge docs exercise grade
 TOOLS    = build/peer build/faults.so
 
 # STAGE=03, STAGE=3 and STAGE=03-select mean the same.
@@ -43,6 +43,11 @@ help:
 	@echo '  long, for a slow machine), STAGE, SERVER, CLIENT, CFLAGS="-fsanitize=address,undefined",'
 	@echo '  and PROGRAM=chat SERVER=mine/chat for a companion.'
 	@echo
+	@echo 'To teach:'
+	@echo '  make grade STAGE=03 SERVER=ana/server.c'
+	@echo '                         run all steps of 03, and write a score as JSON and JUnit XML into'
+	@echo '                         build/grade/ or RESULTS=DIR; "In a class" in tests/README.md tells more'
+	@echo
 	@echo 'To work on the course:'
 	@echo '  make                   build every program: build/03-select/server and so on'
 	@echo '  make test              run all steps of all stages'
@@ -56,22 +61,23 @@ help:
 	@echo 'Companion programs, built by make (in brackets the port, unless you give one):'
 	@bash -c '. tests/lib/stages.bash && list_companions'
 
-# Each program is one file. The flags ask for every warning; cc server.c -o server builds it, too.
+# Each program is one file. The flags ask for every warning; cc server.c -o server builds it, too. $$$$ is the
+# shell's process ID: two runs of make at the same time do not write the same file.
 build/0%: 0%.c Makefile
 	@mkdir -p $(@D)
-	$(CC) $(WARNINGS) $(CFLAGS) -pthread $< -o $@.new && mv $@.new $@
+	$(CC) $(WARNINGS) $(CFLAGS) -pthread $< -o $@.$$$$ && mv $@.$$$$ $@
 
 build/peer: tests/lib/peer.c Makefile
 	@mkdir -p $(@D)
-	$(CC) $(WARNINGS) $(CFLAGS) $< -o $@
+	$(CC) $(WARNINGS) $(CFLAGS) $< -o $@.$$$$ && mv $@.$$$$ $@
 
 build/faults.so: tests/lib/faults.c Makefile
 	@mkdir -p $(@D)
-	$(CC) $(WARNINGS) $(CFLAGS) -fPIC -shared $< -o $@ -ldl
+	$(CC) $(WARNINGS) $(CFLAGS) -fPIC -shared $< -o $@.$$$$ -ldl && mv $@.$$$$ $@
 
 build/bench/plain: tests/bench/plain.c Makefile
 	@mkdir -p $(@D)
-	$(CC) $(WARNINGS) $(CFLAGS) $< -o $@
+	$(CC) $(WARNINGS) $(CFLAGS) $< -o $@.$$$$ && mv $@.$$$$ $@
 
 bench: all build/bench/plain
 	@tests/bench/bench
@@ -97,7 +103,7 @@ $(SUITES:%=test-%): test-%:
 	@tests/run --brief $*
 
 # These build what they need.
-start check hint watch:
+start check hint watch grade:
 	@tests/exercise/$@ $(number)
 
 mistakes:
@@ -120,4 +126,4 @@ lint:
 clean:
 	rm -rf build
 
-.PHONY: all help bench demo start check hint watch test mistakes lesson ladder lint clean $(SUITES:%=test-%)
+.PHONY: all help bench demo start check hint watch grade test mistakes lesson ladder lint clean $(SUITES:%=test-%)

@@ -1,29 +1,10 @@
 #!/usr/bin/env bats
-# What make start, make check, make hint and make lesson do for a learner. mine/ is a scratch directory
-# here. Where only the words of check matter, a file with results stands in for bats.
+# What make start, make check, make hint and make lesson do for a learner. Where only the words of check
+# matter, a file with results stands in for bats.
 
 cd "$BATS_TEST_DIRNAME/.." || exit
 
-setup() {
-    mine=$BATS_TEST_TMPDIR/mine
-    marker=learner-$BATS_TEST_NUMBER-$$
-    settings=(PATH="$BATS_ROOT/bin:$PATH") # bats puts itself in front, which does not run alone
-}
-
-# learn TARGET [NAME=VALUE]...: as if typed after make, in an environment of its own. Sets $status and $output.
-learn() {
-    run env -i HOME="${HOME-/}" MARKER="$marker" MINE="$mine" "${settings[@]}" \
-        make --no-print-directory "$@" 3>&-
-    echo "\$ make $*"
-    echo "$output"
-}
-
-says() {
-    [[ $output == *"$1"* ]] || {
-        echo "it does not say: $1"
-        return 1
-    }
-}
+load lib/learner
 
 # refuses NAME=VALUE TEXT: the program cannot be run, and one message says so before any step.
 refuses() {
@@ -31,29 +12,6 @@ refuses() {
     ((status != 0)) && says "$2"
     ((${#lines[@]} <= 4)) || return 1 # the ladder, two lines, and that of make
     [[ $output != *✗* && $output != *✓* ]]
-}
-
-# nothing_left: no process is left of what learn has started.
-nothing_left() {
-    ! MARKER='' grep -lsz "^MARKER=$marker\$" /proc/[0-9]*/environ
-}
-
-# played STAGE LINE...: results that stand in for those of bats. Files of earlier stages have two steps.
-played() {
-    local directory=$BATS_TEST_TMPDIR/bin
-    mkdir -p "$directory"
-    printf '%s\n' "${@:2}" >"$directory/own"
-    cat >"$directory/bats" <<END
-#!/usr/bin/env bash
-case \$* in
---version) echo "Bats 1.10.0" ;;
-*,client*tests/$1-*) printf '%s\n' 1..1 "ok 1 $1.40 It connects" ;;
-*tests/$1-*) cat "$directory/own" ;;
-*) printf '%s\n' 1..2 "ok 1 one" "ok 2 two" ;;
-esac
-END
-    chmod +x "$directory/bats"
-    settings=(PATH="$directory:$PATH")
 }
 
 @test "exercise.1 An empty mine/ says what to type" {
@@ -235,12 +193,6 @@ END
     touch -d '1 minute' "$program.c"
     refuses SERVER="$program" "is older than $program.c: build it again"
     refuses PROGRAM=none "there are no steps named none.1"
-}
-
-# server LINE...: writes a server as a script
-server() {
-    printf '%s\n' '#!/usr/bin/env bash' "$@" >"$BATS_TEST_TMPDIR/server"
-    chmod +x "$BATS_TEST_TMPDIR/server"
 }
 
 @test "exercise.11 A server that starts wrongly is told how, and none is left behind" {

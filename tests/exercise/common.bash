@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# common.bash: what the scripts of the exercises share: the stages, the learner's own directory, and
-# what is kept in it. They change to the top of the project, so that all names are relative to it.
+# common.bash: what the scripts of the exercises share: the stages, the learner's own directory, what is
+# kept in it, and how a program is chosen, built and tested. They change to the top of the project, so that
+# all names are relative to it.
 #
 # MINE names the learner's directory (mine). MINE/.progress is a text file like this one. A line that
 # makes no sense there is ignored, and without the file a learner begins at the beginning.
@@ -156,4 +157,115 @@ read_hints() {
             gsub(/^[ \t\n]+|[ \t\n]+$/, "", text)
             printf "%s\036", text
         }' "$page")
+}
+
+# ---- A learner's programs --------------------------------------------------------------------
+
+# choose_stage_and_programs GOAL: sets $number, $server and $client for make GOAL, from $explicit (the stage,
+# if it was given), SERVER and CLIENT. Without these two they are the sources in mine/.
+choose_stage_and_programs() {
+    number=$explicit
+    server=${SERVER-}
+    client=${CLIENT-}
+    if [[ -z $number ]]; then
+        stage_to_check
+        number=$REPLY
+    fi
+    if [[ -n $server$client ]]; then
+        if [[ -z $number ]]; then
+            echo "Which stage is it? make $1 STAGE=01 SERVER=\"$server\""
+            return 2
+        fi
+        return
+    fi
+    if [[ -z $number ]]; then
+        echo "There is no server in $mine/ yet. Begin with the first stage:"
+        command_line "make start STAGE=01"
+        echo "To $1 a program that is elsewhere, in any language:"
+        command_line "make $1 STAGE=01 SERVER=\"python3 server.py\""
+        return 2
+    fi
+    [[ ! -e $mine/${directory[$number]}/server.c ]] || server=$mine/${directory[$number]}/server.c
+    [[ ! -e $mine/${directory[$number]}/client.c ]] || client=$mine/${directory[$number]}/client.c
+    if [[ -z $server$client ]]; then
+        echo "There is no $mine/${directory[$number]}/server.c yet. To begin it:"
+        command_line "make start STAGE=$number"
+        return 2
+    fi
+}
+
+# advise VARIABLE COMMAND: fails, and says why, if the command cannot be what the learner meant.
+advise() {
+    local variable=$1 words word file extension
+
+    read -r -a words <<<"$2"
+    file=${words[0]}
+    if [[ -d $file ]]; then
+        echo "$variable=$file is a directory. Name the program in it, such as $variable=${file%/}/${variable,,}"
+        return 1
+    fi
+    if [[ $file != */* ]]; then
+        if ! type -P "$file" >/dev/null; then
+            echo "$variable=$file: there is no such program."
+            [[ ! -e $file ]] || echo "For the file $file in this directory write $variable=./$file"
+            return 1
+        fi
+    elif [[ ! -e $file ]]; then
+        echo "$variable=$file: there is no such file."
+        [[ ! -e $file.c ]] || echo "Build it first: cc -g $file.c -o $file"
+        return 1
+    elif [[ ! -x $file ]]; then
+        case $file in
+        *.c) echo "$file is source code. Build it, and name the program: cc -g $file -o ${file%.c}" ;;
+        *.py) echo "$file is not executable. Write $variable=\"python3 $file\", or chmod +x $file" ;;
+        *.js) echo "$file is not executable. Write $variable=\"node $file\", or chmod +x $file" ;;
+        *) echo "$file is not executable. Type chmod +x $file, or name the program that runs it: $variable=\"python3 $file\"" ;;
+        esac
+        return 1
+    fi
+    for extension in c cc cpp rs go; do
+        if [[ $file.$extension -nt $file ]]; then
+            echo "$file is older than $file.$extension: build it again."
+            return 1
+        fi
+    done
+    for word in "${words[@]:1}"; do
+        if [[ $word =~ ^[^-].*\.(py|js|rb|pl|sh|jar)$ && ! -e $word ]]; then
+            echo "$variable=\"$2\": there is no file $word."
+            return 1
+        fi
+    done
+}
+
+# compile SOURCE PROGRAM: all that is shown is what the compiler says.
+compile() {
+    # shellcheck disable=SC2086 # CC and CFLAGS may be several words
+    ${CC:-cc} -std=c11 -Wall -Wextra -g ${CFLAGS-} -pthread "$1" -o "$2"
+}
+
+# ---- Running steps ---------------------------------------------------------------------------
+
+# Makes a directory for this run. Whatever happens, it and all that was started in it end with the script.
+make_scratch() {
+    scratch=$(mktemp -d) || exit
+    mkdir "$scratch/tmp" "$scratch/stop"
+    trap clean_up EXIT
+    trap 'echo; exit 130' INT
+    trap 'exit 143' TERM HUP
+}
+
+clean_up() {
+    end_processes_below "$scratch/tmp"
+    rm -rf "$scratch"
+}
+
+# The tests' own tools. When make runs this script, its variables and flags are not meant for this one.
+build_tools() {
+    env -u MAKEFLAGS -u MAKELEVEL -u MAKEOVERRIDES -u STAGE -u SERVER -u CLIENT -u CFLAGS \
+        make --silent --no-print-directory build/peer build/faults.so
+}
+
+# steps FILE TAGS [OPTION]...: becomes bats.
+steps() {
+    exec env TMPDIR="$scratch/tmp" STAGE="$number" "$bats" --tap --filter-tags "$2" "${@:3}" "$1" 2>&1 3>&-
 }

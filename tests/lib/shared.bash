@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2034 # the helper and the scripts use what is set here
-# shared.bash: what the helper of the tests shares with the scripts: tests/run, make check, make mistakes,
-# make demo and make bench.
+# shared.bash: what the helper of the tests shares with the scripts: tests/run, make check, make grade, make
+# mistakes, make demo and make bench.
 
 # variable_of PROGRAM: REPLY = the environment variable that names another program in its place, such as
 # TWO_PORTS for 03-select/two-ports.
@@ -47,10 +47,12 @@ processes_below() {
 }
 
 # end_processes_below DIRECTORY: kills them until none is left, because one may have just started another.
+# Returns 1 if there are some after 10 s. A process that has cleared its environment is not found.
 end_processes_below() {
-    local ids
+    local ids until=$((SECONDS + 10))
 
     while mapfile -t ids < <(processes_below "$1") && ((${#ids[@]} > 0)); do
+        ((SECONDS < until)) || return 1
         kill -KILL "${ids[@]}"
     done 2>/dev/null
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# suites.bash: finds bats, and the steps that hold for a stage. tests/run, make check, make mistakes and
-# tests/shapes/run use it. Names of files are relative to the top of the project. tests/README.md explains
-# the tags of the steps.
+# suites.bash: finds bats, and the steps that hold for a stage. tests/run, make check, make grade, make
+# mistakes and tests/shapes/run use it. Names of files are relative to the top of the project.
+# tests/README.md explains the tags of the steps.
 
 # shellcheck disable=SC2034 # the scripts use what is set here
 
@@ -40,7 +40,7 @@ file_of_step() {
 }
 
 # files_of SUITE: sets $files to the test file of the suite, followed by those of earlier stages. A suite is a stage
-# (03), edge, docs or exercise. Ends the script if there is no such suite.
+# (03), edge, docs, exercise or grade. Ends the script if there is no such suite.
 files_of() {
     local file
     files=(tests/"${1/edge/05}"*.bats)
@@ -49,7 +49,7 @@ files_of() {
         exit 2
     fi
     for file in tests/[0-9][0-9]-*.bats; do
-        [[ $1 != docs && $1 != exercise && $file < ${files[0]} ]] && files+=("$file")
+        [[ ${files[0]} == tests/[0-9]* && $file < ${files[0]} ]] && files+=("$file")
     done
 }
 
