@@ -135,7 +135,7 @@ has_ended_or_printed_its_line() {
     because "recv() that returns 0 means that the client will send no more. It still reads, so send all of its echo before close()"
     # From 02 on a server keeps a queue. With these it holds something when the end of file comes, and the
     # socket is not writable then.
-    [[ $stage == 01 ]] || short=(--faults send:cap=100,accept:sndbuf=1)
+    [[ $stage == 01 ]] || short=(--faults "send:cap=100,accept:sndbuf=1")
     start_server "${short[@]}" 0
     expected "all 20 KiB to come back, then end of file"
     while_stopped tell rcvbuf 4K connect send-bytes 20K shutdown

@@ -1371,6 +1371,7 @@ static void print_help(void) {
         "  -t  how long a step may wait (5 s), multiplied by $SLOW\n"
         "  -T  no step begins after that time\n"
         "  -   as the last step: read steps from stdin, and print \"ok\" after each line\n"
+        "Until the first @NAME, the connection of a client is called A, and that of a server S.\n"
         "Exit status: 0 if all steps passed, 1 if one failed (stderr says which), 2 for usage.\n"
         "HOST is numeric. TEXT may hold \\n \\r \\t \\0 \\\\ \\\" \\xHH. N is 100, 64K or 1M; "
         "MS and\n"
