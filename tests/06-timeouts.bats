@@ -455,12 +455,12 @@ client_gives_up_within() {
 # bats test_tags=only-06,companion
 @test "select-timeout.2 Under steady traffic the other work never comes" {
     build_program 06-timeouts/select-timeout
-    start_server --program "${SELECT_TIMEOUT:-$REPLY}" -t 1 0
-    because "every event ends the wait, and the next call of select() begins with the whole second again"
-    expected "no timeout within 1.5 s, because a byte arrives every 50 ms"
-    tell connect drip 30 50
+    start_server --program "${SELECT_TIMEOUT:-$REPLY}" -t 2 0
+    because "every event ends the wait, and the next call of select() begins with the whole time again"
+    expected "no timeout within 2.5 s, because a byte arrives every 50 ms"
+    tell connect drip 50 50
     log_lacks "timed out, do some other work here"
-    expected "a timeout once the client has been silent for a second"
+    expected "a timeout once the client has been silent for two seconds"
     wait_for_log "timed out, do some other work here"
 }
 

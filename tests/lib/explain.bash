@@ -56,8 +56,9 @@ explain() {
         ;;
     *"Connection refused"*)
         because "the server prints its first line before listen() has succeeded, or it has closed its listener"
-        [[ $host == 127.0.0.1 ]] ||
-            because "the server listens on another address than its first line says: pass HOST, the second argument, to bind(). Or it has closed its listener"
+        listening_port
+        [[ -z $REPLY ]] ||
+            because "the server listens on another address than its first line says: pass HOST, the second argument, to bind()"
         ;;
     *"the server still accepts bytes"*)
         because "a server that reads on before its echo is sent must store everything. Read again when all of it is sent (backpressure)"

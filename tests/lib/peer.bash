@@ -10,7 +10,9 @@ look_at_server() {
     log_seen=$last_log
     server_doing
     last_seen=$REPLY
-    if [[ $REPLY =~ ^is\ blocked\ in\ (select|poll|epoll_wait) ]]; then
+    looks=$((looks + 1))
+    # To read /proc/net/tcp is slow beside thousands of connections: therefore only after a second and a half.
+    if ((looks > 2)) && [[ $REPLY =~ ^is\ blocked\ in\ (select|poll|epoll_wait) ]]; then
         what_is_unread
         last_seen+=$REPLY
     fi
@@ -47,6 +49,7 @@ what_is_unread() {
 
 # look_no_more: forgets what was noted.
 look_no_more() {
+    looks=0
     seen=
     log_seen=
     last_seen=
