@@ -64,7 +64,8 @@ take_options() {
     # A sanitizer keeps freed memory for a while, which would look like a leak.
     local asan_options=quarantine_size_mb=0:thread_local_quarantine_size_kb=0${ASAN_OPTIONS:+:$ASAN_OPTIONS}
 
-    settings=("ASAN_OPTIONS=$asan_options")
+    # malloc() of glibc overwrites what is freed, so that a use of it after that does not go well by luck.
+    settings=("ASAN_OPTIONS=$asan_options" "GLIBC_TUNABLES=glibc.malloc.perturb=165:glibc.malloc.tcache_count=0")
     open_files=
     input=/dev/null
     output=
