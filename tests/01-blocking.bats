@@ -67,7 +67,7 @@ setup() {
     peer connect pieces 1 send 'in small pieces' expect 'in small pieces' shutdown eof
     expected "messages just below, at and just above common buffer sizes to come back whole"
     peer @B connect exchange 15 exchange 16 exchange 17 exchange 1023 exchange 1024 exchange 1025 \
-        exchange 4095 exchange 4096 exchange 4097 exchange 65535 exchange 65536 exchange 65537 \
+        exchange 4095 exchange 4096 exchange 4097 exchange 4104 exchange 65535 exchange 65536 exchange 65537 \
         shutdown eof
 }
 
@@ -385,20 +385,24 @@ accept_was_made() {
 }
 
 @test "01.35 It serves IPv6 as well" {
-    local line found=''
-
-    while read -r line; do
-        if [[ $line == 00000000000000000000000000000001\ * ]]; then
-            found=yes
-        fi
-    done 2>/dev/null </proc/net/if_inet6 || :
-    [[ -n $found ]] || skip "this machine has no IPv6 (no ::1 in /proc/net/if_inet6)"
-
+    has_ipv6 || skip "this machine has no IPv6 (no ::1 in /proc/net/if_inet6)"
     because "an IPv6 address does not fit into a struct sockaddr_in. Pass socket() and bind() what getaddrinfo() returns"
     expected "the server, started with HOST ::1, to name ::1 in its first line and to serve a client there"
     start_server 0 ::1
     [[ $host == ::1 ]] || fail_with "the first line names $host"
     peer connect exchange 64K shutdown eof
+}
+
+# Has this machine the address ::1?
+has_ipv6() {
+    local line
+
+    while read -r line; do
+        if [[ $line == 00000000000000000000000000000001\ * ]]; then
+            return 0
+        fi
+    done 2>/dev/null </proc/net/if_inet6
+    return 1
 }
 
 @test "01.36 It cannot be reached from other machines unless you say so" {
@@ -451,6 +455,15 @@ listens_on() {
     tell reset
     wait_for_log "closing $client after recv: Connection reset by peer"$'\n'
     stop_server
+    if has_ipv6; then
+        expected "the log line about a new connection to name a client by its IPv6 address, such as [::1]:55821"
+        because "accept() stores as much of the address as there is room for. Give it a struct sockaddr_storage, and its size"
+        tell_no_more
+        start_server 0 ::1
+        tell @C connect local
+        wait_for_log "new connection from ${told#* }"$'\n'
+        stop_server
+    fi
     serve accept
     run_server "$port"
     expected "the error \"bind 127.0.0.1 port $port: Address already in use (\" and then a remedy, for a port that is taken"

@@ -273,6 +273,10 @@ has_sent_enough() {
     tell fill 64M
     tell drain
     wait_for_log "output queue for $client is empty"$'\n'
+    expected "the log line about a client that has left to name that client, and not the one that came last"
+    because "each connection needs a copy of its client's address. A buffer that they share holds the address of the newest"
+    tell @B connect exchange 10 @A close
+    wait_for_log "closing $client after reading no data"$'\n'
     stop_server
     tell_no_more
 

@@ -89,6 +89,8 @@ work_came_in_time() {
 }
 
 @test "06.2 There is time for other work under steady traffic, too" {
+    local i
+
     because "every event ends the wait early: store the time when the work is due, and check the clock after each wait"
     start_server -t 0.05 -i 0 0
     from_now_on
@@ -98,6 +100,18 @@ work_came_in_time() {
     expected "other work every 0.05 s (-t 0.05) while a client sends as fast as it can"
     tell flood 0.3
     work_came_in_time 50
+    stop_server
+    tell_no_more
+    expected "other work every 0.2 s (-t 0.2) while the server is stopped and continued every 20 ms"
+    because "epoll_wait() then fails with EINTR, before its time is over. Compute what is left of the time before you call it again"
+    start_server -t 0.2 -i 0 0
+    from_now_on
+    for i in {1..30}; do
+        nap 0.02
+        signal_server STOP
+        signal_server CONT
+    done
+    work_came_in_time 200
     stop_server
 }
 
@@ -217,6 +231,7 @@ waits() {
     wait_until "other work to be done" work_was_done 1
     expected "other work once, not six times, when the server goes on after it was stopped for 0.3 s (-t 0.05)"
     because "the next time must be computed from now: the time that was missed, plus -t, is still in the past"
+    wait_until "the server to wait" has_no_running_thread "$server_pid"
     signal_server STOP
     nap 0.3
     work_was_done 0
