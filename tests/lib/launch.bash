@@ -4,16 +4,16 @@
 # The processes that the test has started and not waited for. teardown ends them.
 children=()
 
-# is_running PID: true if the process exists and is no zombie. (A child that has ended stays a zombie until
-# reap waits for it.) Sets $state to its state letter, as ps shows it.
+# is_running PID: true if the process exists, is no zombie, and is not just ending. (A child that has ended
+# stays a zombie until reap waits for it. One that is ending has closed its sockets, and its clients see that
+# before it is a zombie. Its flags say so: PF_EXITING, 4.) Sets $state to its state letter, as ps shows it.
 is_running() {
-    local line
+    local line flags
 
     state=Z
     read -r line 2>/dev/null <"/proc/$1/stat" || return 1
-    line=${line##*) }
-    state=${line%% *}
-    [[ $state != [ZX] ]]
+    read -r state _ _ _ _ _ flags _ <<<"${line##*) }"
+    [[ $state != [ZX] ]] && (((flags & 4) == 0))
 }
 
 # has_ended PID, is_stopped PID: true if it has ended, or is stopped by a signal.
