@@ -583,14 +583,14 @@ join() {
     before=$REPLY
     socket_count
     open=$REPLY
-    for round in {1..500}; do
+    for round in {1..300}; do
         tell @c1 send "$round\n$ends" @c2 expect "${address[1]}: $round\n$lines"
         socket_count
         if ((REPLY < open)); then
             break
         fi
     done
-    expected "the guest who does not read to be disconnected before 13 MB wait for it, and the others to be told"
+    expected "the guest who does not read to be disconnected before 8 MB wait for it, and the others to be told"
     tell @c1..2 expect "${address[3]} has left (clients: 2)\n" @c1 send 'on we go\n'
     tell @c2 expect "${address[1]}: on we go\n"
     expected "the server's memory to grow by less than 1 MiB meanwhile"
