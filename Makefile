@@ -35,6 +35,8 @@ help:
 	@echo '  make watch             check again each time that you save the file'
 	@echo '  make lesson            show your server beside ours, and what ours changed;'
 	@echo '                         STAGE=03 shows what changes from the server of 02 to that of 03'
+	@echo '  make break             list the classic mistakes by symptom (STAGE=03);'
+	@echo '                         ID=no-sigpipe-guard shows one live: what it does, and how to repair it'
 	@echo '  make test STAGE=03 SERVER=./mine'
 	@echo '                         check a program of your own, in any language: "python3 mine.py"'
 	@echo
@@ -109,6 +111,9 @@ start check hint watch grade:
 mistakes:
 	@STAGE=$(number) tests/mistakes/run
 
+break:
+	@STAGE=$(number) tests/mistakes/break
+
 ifdef STAGE
 lesson:
 	@tests/ladder $(number)
@@ -126,4 +131,4 @@ lint:
 clean:
 	rm -rf build
 
-.PHONY: all help bench demo start check hint watch grade test mistakes lesson ladder lint clean $(SUITES:%=test-%)
+.PHONY: all help bench demo start check hint watch grade test mistakes break lesson ladder lint clean $(SUITES:%=test-%)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # The walkthroughs cannot go stale: their sessions are run and compared, their excerpts are looked up in
-# the programs, and their steps are compared with the tests.
+# the programs, and their steps are compared with the tests. The tests are compared with the mistakes.
 
 cd "$BATS_TEST_DIRNAME/.." || exit
 
@@ -57,4 +57,8 @@ END
 
 @test "docs.4 Every walkthrough has the same chapters, in the same order" {
     each_walkthrough same_chapters
+}
+
+@test "docs.5 Every step has a mistake, and the catalogue of mistakes is complete" {
+    tests/mistakes/check
 }

@@ -218,3 +218,30 @@ END
     says "✗ 01.1 "
     nothing_left
 }
+
+@test "exercise.12 break lists the mistakes by symptom, and shows one live" {
+    learn break STAGE=01
+    ((status == 0))
+    says $'The program is gone without a word\n'
+    says "  01  no-sigpipe-guard  "
+    [[ $output != *"  02  "* ]]
+    says "make break ID="
+    learn break
+    says "  06  wall-clock  "
+
+    learn break ID=no-sigpipe-gaurd
+    ((status != 0))
+    says "There is no mistake \"no-sigpipe-gaurd\". Similar ones: "
+    says " no-sigpipe-guard"
+    ((${#lines[@]} == 2)) || return 1 # and one line of make
+
+    learn break ID=no-sigpipe-guard
+    ((status == 0))
+    says "In production   one client"
+    says "✗ 01.23 "
+    says "got       the server was killed by SIGPIPE"
+    says $'\n-    ssize_t sent = send(c->fd, rest, c->queue_length - c->queue_sent, 0);'
+    says "    build/mistakes/no-sigpipe-guard/server "
+    [[ -x build/mistakes/no-sigpipe-guard/server ]]
+    nothing_left
+}
