@@ -26,12 +26,20 @@
  *   poll         poll ppoll
  *   epoll_wait   epoll_wait epoll_pwait epoll_pwait2
  *   epoll_ctl    epoll_ctl
+ *   bind shutdown getsockname getsockopt epoll_create1 eventfd timerfd_create pipe pthread_create
+ *                the call of that name
+ *   malloc calloc realloc strdup free
+ *                the call of that name, if the program itself makes it, and not libc or another
+ *                library. They need -DWITH_MEMORY when this file is compiled, because a sanitizer
+ *                has a malloc() of its own. free() cannot fail: it is only counted, and free(NULL)
+ *                is not.
+ *   read write   read and write where they do not count for recv and send
  *   clock        time gettimeofday, and clock_gettime of CLOCK_REALTIME
  *   urgent       the calls of recv that ask for an urgent byte (MSG_OOB). They are counted here as
  *                well, but only a rule for recv changes them.
  *
- *   From accept to listen, only calls on IPv4 and IPv6 sockets are counted and changed, not a read()
- *   on a file, a pipe, an eventfd or a socketpair.
+ *   From accept to listen, and from bind to getsockopt, only calls on IPv4 and IPv6 sockets are
+ *   counted and changed, not a fcntl() on a file, a pipe, an eventfd or a socketpair.
  *
  *   ACTION       what happens
  *   EAGAIN ...   The call fails with this error and is not made: a pending connection stays
@@ -40,6 +48,7 @@
  *                - close() closes the descriptor, whatever error it returns;
  *                - a connect() that fails with EINTR or EINPROGRESS goes on in the background;
  *                - EPIPE comes with SIGPIPE, unless the call has the flag MSG_NOSIGNAL;
+ *                - shutdown() that fails with ENOTCONN leaves a socket without a connection;
  *                - EAGAIN comes only if the descriptor is non-blocking, or the call has the flag
  *                  MSG_DONTWAIT. It does not come if epoll watches the descriptor with EPOLLET:
  *                  then EAGAIN would promise a new event, which we cannot send.
@@ -63,6 +72,7 @@
  *   N-M          from the Nth to the Mth
  *   N%M          the Nth and every Mth after it
  *   after=S      all that come S seconds or more (fractions allowed) after the start
+ *   before=S     all that come earlier
  *
  * FAULTS_COUNTS=FILE keeps the counts in FILE while the program runs, a line for each CALL:
  *
@@ -72,6 +82,12 @@
  * are changed in place, so the file can be read at any time, also after kill -9. Do not shorten it
  * while the program runs. Forked children count in the same file. A program that exec() starts, as
  * in `env ... server`, begins again with zeros.
+ *
+ * FAULTS_HITS=FILE gets a line for each hit: the rule, which call it was, the error (or the number of
+ * another action), and what the call was made on. That is the port of the peer, "listener" for a
+ * listening socket, or "-" for anything else:
+ *
+ *     recv:ECONNRESET:2 2 104 40412
  *
  * Some calls are out of reach: those of static programs, of languages that make their own system
  * calls (Go), and those inside libc (stdio, getaddrinfo). Such programs leave no file, or one with
@@ -91,7 +107,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <link.h>
+#include <netinet/in.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -101,10 +120,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/select.h>
 #include <sys/socket.h>
 #include <sys/time.h>
+#include <sys/timerfd.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
@@ -120,7 +141,12 @@
     X(ACCEPT, "accept") X(CONNECT, "connect") X(RECV, "recv") X(SEND, "send") X(CLOSE, "close")    \
     X(SOCKET, "socket") X(GETPEERNAME, "getpeername") X(SETSOCKOPT, "setsockopt")                  \
     X(FCNTL, "fcntl") X(LISTEN, "listen") X(SELECT, "select") X(POLL, "poll")                      \
-    X(EPOLL_WAIT, "epoll_wait") X(EPOLL_CTL, "epoll_ctl") X(CLOCK, "clock") X(URGENT, "urgent")
+    X(EPOLL_WAIT, "epoll_wait") X(EPOLL_CTL, "epoll_ctl") X(BIND, "bind")                          \
+    X(SHUTDOWN, "shutdown") X(GETSOCKNAME, "getsockname") X(GETSOCKOPT, "getsockopt")              \
+    X(EPOLL_CREATE1, "epoll_create1") X(EVENTFD, "eventfd") X(TIMERFD_CREATE, "timerfd_create")    \
+    X(PIPE, "pipe") X(PTHREAD_CREATE, "pthread_create") X(MALLOC, "malloc") X(CALLOC, "calloc")    \
+    X(REALLOC, "realloc") X(STRDUP, "strdup") X(FREE, "free") X(READ, "read") X(WRITE, "write")    \
+    X(CLOCK, "clock") X(URGENT, "urgent")
 /* clang-format on */
 
 #define AS_FAMILY(family, name)      family,
@@ -130,16 +156,24 @@ enum family { CALLS(AS_FAMILY) FAMILIES };
 
 static const char *const family_names[FAMILIES] = {CALLS(AS_FAMILY_NAME)};
 
+#define BIT(family) (UINT64_C(1) << (family))
+#define EVERY       (BIT(FAMILIES) - 1)
+#define READS       (BIT(RECV) | BIT(READ))
+#define WRITES      (BIT(SEND) | BIT(WRITE))
+#define WAITS       (BIT(SELECT) | BIT(POLL) | BIT(EPOLL_WAIT))
+
 enum action { FAIL, CAP, SNDBUF, SIGNAL, READY, READY_READ, SHIFT, COUNT };
 
 struct rule {
+    char text[MAX_TEXT]; /* as it was given */
     enum family family;
     enum action action;
     long value;          /* the error, the bytes, the signal, the seconds */
     unsigned long first; /* the calls that it is for: first, first + step ... up to last */
     unsigned long last;
     unsigned long step;
-    double after; /* seconds since the start before which it does nothing */
+    double after;  /* seconds since the start before which it does nothing */
+    double before; /* and from which on it does nothing, or 0 */
 };
 
 static struct rule rules[MAX_RULES];
@@ -167,7 +201,9 @@ int epoll_pwait2(int, struct epoll_event *, int, const struct timespec *, const 
     X(fcntl64) X(recv) X(recvfrom) X(recvmsg) X(read) X(readv) X(__recv_chk) X(__recvfrom_chk)     \
     X(__read_chk) X(send) X(sendto) X(sendmsg) X(write) X(writev) X(select) X(pselect) X(poll)     \
     X(ppoll) X(__poll_chk) X(__ppoll_chk) X(epoll_wait) X(epoll_pwait) X(epoll_pwait2)             \
-    X(epoll_ctl) X(listen) X(time) X(gettimeofday) X(clock_gettime)
+    X(epoll_ctl) X(listen) X(bind) X(shutdown) X(getsockname) X(getsockopt) X(epoll_create1)       \
+    X(eventfd) X(timerfd_create) X(pipe) X(pthread_create) X(malloc) X(calloc) X(realloc)          \
+    X(strdup) X(free) X(time) X(gettimeofday) X(clock_gettime)
 /* clang-format on */
 
 #define AS_INDEX(name)  REAL_##name,
@@ -186,6 +222,12 @@ static int missing_call(void) {
     return -1;
 }
 
+static void *no_memory(void) {
+    return NULL;
+}
+
+static _Thread_local bool looking_up;
+
 /*
  * Returns the function of this name that comes after ours, which nearly always is that of libc. It
  * is looked up when it is needed first, because sanitizers make calls before our constructor has
@@ -195,7 +237,13 @@ static function *real_call(int index) {
     function *found = atomic_load_explicit(&real_calls[index], memory_order_relaxed);
 
     if (!found) {
-        void *symbol = dlsym(RTLD_NEXT, call_names[index]);
+        void *symbol;
+
+        if (looking_up) /* In an old glibc dlsym() calls calloc(), and goes on without memory. */
+            return (function *)no_memory;
+        looking_up = true;
+        symbol = dlsym(RTLD_NEXT, call_names[index]);
+        looking_up = false;
 
         /* C has no cast from an object pointer to a function pointer. In POSIX it works. */
         if (symbol)
@@ -210,6 +258,10 @@ static function *real_call(int index) {
 #define REAL(name) ((__typeof__(&(name)))real_call(REAL_##name))
 
 /* ------------------------------------------------------------------ counting */
+
+/* glibc declares addresses with these types, which are unions of all kinds of addresses. */
+typedef __SOCKADDR_ARG address_to_fill;
+typedef __CONST_SOCKADDR_ARG address_given;
 
 struct count {
     atomic_ulong calls;
@@ -248,31 +300,66 @@ static void show(volatile char *digits, atomic_ulong *counter) {
     } while (value != atomic_load(counter));
 }
 
+/* The call that this thread has counted last: its number, and its descriptor or -1. */
+static _Thread_local struct {
+    unsigned long number;
+    int fd;
+} current;
+
+static int hits_file = -1; /* that of FAULTS_HITS */
+
+static void log_hit(const struct rule *rule) {
+    struct sockaddr_in6 peer = {0}; /* its port is in the same place as in sockaddr_in */
+    socklen_t size = sizeof peer;
+    address_to_fill address = {(struct sockaddr *)&peer};
+    int listens = 0;
+    socklen_t listens_size = sizeof listens;
+    char line[MAX_TEXT + 64], target[16];
+    int saved = errno, length;
+
+    if (REAL(getpeername)(current.fd, address, &size) == 0 && peer.sin6_port != 0) {
+        snprintf(target, sizeof target, "%d", ntohs(peer.sin6_port));
+    } else {
+        REAL(getsockopt)(current.fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &listens_size);
+        snprintf(target, sizeof target, "%s", listens ? "listener" : "-");
+    }
+    length = snprintf(line, sizeof line, "%s %lu %ld %s\n", rule->text, current.number, rule->value,
+                      target);
+    REAL(write)(hits_file, line, (size_t)length);
+    errno = saved;
+}
+
 static void count_hit(const struct rule *rule) {
+    if (hits_file != -1)
+        log_hit(rule);
     atomic_fetch_add(&counts[rule->family].hits, 1);
     show(shown[rule->family].hits, &counts[rule->family].hits);
 }
 
 /* ------------------------------------------------------------------ rules at work */
 
-static bool too_early(const struct rule *rule) {
+/* Is it too early, or too late, for this rule? */
+static bool is_out_of_time(const struct rule *rule) {
     struct timespec now = {0};
+    double elapsed;
 
-    if (rule->after <= 0)
+    if (rule->after <= 0 && rule->before <= 0)
         return false;
     REAL(clock_gettime)(CLOCK_MONOTONIC, &now);
-    return (double)(now.tv_sec - start.tv_sec) + (double)(now.tv_nsec - start.tv_nsec) / 1e9 <
-           rule->after;
+    elapsed = (double)(now.tv_sec - start.tv_sec) + (double)(now.tv_nsec - start.tv_nsec) / 1e9;
+    return elapsed < rule->after || (rule->before > 0 && elapsed >= rule->before);
 }
 
 /* Counts a call. Returns the rule for it, or null. */
 static const struct rule *rule_for(enum family family) {
     unsigned long n = atomic_fetch_add(&counts[family].calls, 1) + 1;
 
+    current.number = n;
+    current.fd = -1;
     show(shown[family].calls, &counts[family].calls);
     for (const struct rule *rule = rules; rule < rules + rule_count; rule++) {
         if (rule->family == family && n >= rule->first && n <= rule->last &&
-            (n - rule->first) % rule->step == 0 && !too_early(rule))
+            (n - rule->first) % rule->step == 0 && !is_out_of_time(rule))
             return rule;
     }
     return NULL;
@@ -287,7 +374,7 @@ static bool fails(const struct rule *rule, int flags, size_t *length) {
         return false;
     if (rule->action == FAIL) {
         count_hit(rule);
-        if (rule->value == EPIPE && rule->family == SEND && !(flags & MSG_NOSIGNAL))
+        if (rule->value == EPIPE && (BIT(rule->family) & WRITES) && !(flags & MSG_NOSIGNAL))
             raise(SIGPIPE);
         errno = (int)rule->value;
         return true;
@@ -327,6 +414,7 @@ static const struct rule *rule_for_call(enum family family, int fd, int flags) {
 
     if (family == RECV && (flags & MSG_OOB))
         rule_for(URGENT);
+    current.fd = fd;
     if (rule && rule->action == FAIL && rule->value == EAGAIN && !may_return_eagain(fd, flags))
         return NULL;
     return rule;
@@ -349,7 +437,7 @@ static bool is_network(int fd) {
     socklen_t size = sizeof domain;
     int saved = errno; /* the program may look at it only after this call */
 
-    if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) == -1)
+    if (REAL(getsockopt)(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) == -1)
         domain = AF_UNSPEC;
     errno = saved;
     return is_network_domain(domain);
@@ -363,10 +451,6 @@ static bool is_network(int fd) {
             return -1;                                                                             \
         return REAL(name) arguments;                                                               \
     }
-
-/* glibc declares addresses with these types, which are unions of all kinds of addresses. */
-typedef __SOCKADDR_ARG address_to_fill;
-typedef __CONST_SOCKADDR_ARG address_given;
 
 WRAP(GETPEERNAME, is_network(fd), getpeername, (int fd, address_to_fill address, socklen_t *size),
      (fd, address, size))
@@ -400,6 +484,29 @@ WRAP_ACCEPT(accept, (int fd, address_to_fill address, socklen_t *size), (fd, add
 WRAP_ACCEPT(accept4, (int fd, address_to_fill address, socklen_t *size, int flags),
             (fd, address, size, flags))
 
+WRAP(BIND, is_network(fd), bind, (int fd, address_given address, socklen_t size),
+     (fd, address, size))
+WRAP(GETSOCKNAME, is_network(fd), getsockname, (int fd, address_to_fill address, socklen_t *size),
+     (fd, address, size))
+WRAP(GETSOCKOPT, is_network(fd), getsockopt,
+     (int fd, int level, int option, void *value, socklen_t *size),
+     (fd, level, option, value, size))
+
+/* A socket on which shutdown() fails with ENOTCONN has no connection: therefore this one ends. */
+int shutdown(int fd, int how) {
+    if (is_network(fd) && refused(SHUTDOWN, fd)) {
+        struct sockaddr nothing = {.sa_family = AF_UNSPEC};
+        address_given address = {&nothing};
+        int error = errno;
+
+        if (error == ENOTCONN)
+            REAL(connect)(fd, address, sizeof nothing);
+        errno = error;
+        return -1;
+    }
+    return REAL(shutdown)(fd, how);
+}
+
 int socket(int domain, int type, int protocol) {
     size_t none = 0;
 
@@ -412,13 +519,69 @@ int epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event) {
     size_t none = 0;
     int result;
 
-    if (fails(rule_for(EPOLL_CTL), 0, &none))
+    if (fails(rule_for_call(EPOLL_CTL, fd, 0), 0, &none))
         return -1;
     result = REAL(epoll_ctl)(epoll, operation, fd, event);
     if (result == 0)
         set_edge_triggered(fd, operation != EPOLL_CTL_DEL && (event->events & EPOLLET));
     return result;
 }
+
+/* These calls have no descriptor. `failure` is what the call returns when it fails. */
+#define WRAP_PLAIN(family, counted, type, failure, name, parameters, arguments)                    \
+    type name parameters {                                                                         \
+        size_t none = 0;                                                                           \
+                                                                                                   \
+        if ((counted) && fails(rule_for(family), 0, &none))                                        \
+            return failure;                                                                        \
+        return REAL(name) arguments;                                                               \
+    }
+
+WRAP_PLAIN(EPOLL_CREATE1, true, int, -1, epoll_create1, (int flags), (flags))
+WRAP_PLAIN(EVENTFD, true, int, -1, eventfd, (unsigned int value, int flags), (value, flags))
+WRAP_PLAIN(TIMERFD_CREATE, true, int, -1, timerfd_create, (int clock, int flags), (clock, flags))
+WRAP_PLAIN(PIPE, true, int, -1, pipe, (int ends[2]), (ends))
+WRAP_PLAIN(PTHREAD_CREATE, true, int, errno, pthread_create,
+           (pthread_t * thread, const pthread_attr_t *attributes, void *(*call)(void *),
+            void *argument),
+           (thread, attributes, call, argument))
+
+#ifdef WITH_MEMORY
+
+/* Where the program's own code is, to tell its calls from those of the libraries. */
+static uintptr_t program_begin, program_end;
+
+/* The first object that is reported is the program. */
+static int find_program(struct dl_phdr_info *object, size_t size, void *data) {
+    (void)size, (void)data;
+    for (int i = 0; i < object->dlpi_phnum; i++) {
+        uintptr_t begin = object->dlpi_addr + object->dlpi_phdr[i].p_vaddr;
+
+        if (object->dlpi_phdr[i].p_type == PT_LOAD && (object->dlpi_phdr[i].p_flags & PF_X)) {
+            program_begin = begin;
+            program_end = begin + object->dlpi_phdr[i].p_memsz;
+        }
+    }
+    return 1; /* no further one */
+}
+
+#define FROM_PROGRAM                                                                               \
+    ((uintptr_t)__builtin_return_address(0) >= program_begin &&                                    \
+     (uintptr_t)__builtin_return_address(0) < program_end)
+
+WRAP_PLAIN(MALLOC, FROM_PROGRAM, void *, NULL, malloc, (size_t size), (size))
+WRAP_PLAIN(CALLOC, FROM_PROGRAM, void *, NULL, calloc, (size_t count, size_t size), (count, size))
+WRAP_PLAIN(REALLOC, FROM_PROGRAM, void *, NULL, realloc, (void *old, size_t size), (old, size))
+/* cppcheck-suppress CastIntegerToAddressAtReturn */
+WRAP_PLAIN(STRDUP, FROM_PROGRAM, char *, NULL, strdup, (const char *text), (text))
+
+void free(void *memory) {
+    if (memory && FROM_PROGRAM)
+        rule_for(FREE);
+    REAL(free)(memory);
+}
+
+#endif
 
 /* fcntl() may have one more argument. Whatever its type is, it fits where a pointer fits. */
 #define WRAP_FCNTL(name)                                                                           \
@@ -489,7 +652,14 @@ int connect(int fd, address_given address, socklen_t size) {
         return REAL(name) arguments;                                                               \
     }
 
-WRAP_BYTES(RECV, 0, read, (int fd, void *buffer, size_t length), (fd, buffer, length))
+#define WRAP_PLAIN_BYTES(family, other_family, name, parameters)                                   \
+    ssize_t name parameters {                                                                      \
+        if (fails(rule_for_call(is_network(fd) ? family : other_family, fd, 0), 0, &length))       \
+            return -1;                                                                             \
+        return REAL(name)(fd, buffer, length);                                                     \
+    }
+
+WRAP_PLAIN_BYTES(RECV, READ, read, (int fd, void *buffer, size_t length))
 WRAP_BYTES(RECV, 0, __read_chk, (int fd, void *buffer, size_t length, size_t room),
            (fd, buffer, length, room))
 WRAP_BYTES(RECV, flags, recv, (int fd, void *buffer, size_t length, int flags),
@@ -504,7 +674,7 @@ WRAP_BYTES(RECV, flags, __recvfrom_chk,
            (int fd, void *buffer, size_t length, size_t room, int flags, address_to_fill address,
             socklen_t *size),
            (fd, buffer, length, room, flags, address, size))
-WRAP_BYTES(SEND, 0, write, (int fd, const void *buffer, size_t length), (fd, buffer, length))
+WRAP_PLAIN_BYTES(SEND, WRITE, write, (int fd, const void *buffer, size_t length))
 WRAP_BYTES(SEND, flags, send, (int fd, const void *buffer, size_t length, int flags),
            (fd, buffer, length, flags))
 WRAP_BYTES(SEND, flags, sendto,
@@ -772,15 +942,23 @@ struct named {
 #define E(name)                                                                                    \
     { #name, name }
 static const struct named errors[] = {
-    E(EACCES),      E(EADDRINUSE), E(EADDRNOTAVAIL), E(EAFNOSUPPORT), E(EAGAIN),
-    E(EALREADY),    E(EBADF),      E(ECONNABORTED),  E(ECONNREFUSED), E(ECONNRESET),
-    E(EDQUOT),      E(EEXIST),     E(EFAULT),        E(EHOSTDOWN),    E(EHOSTUNREACH),
-    E(EINPROGRESS), E(EINTR),      E(EINVAL),        E(EIO),          E(EISCONN),
-    E(EMFILE),      E(EMSGSIZE),   E(ENETDOWN),      E(ENETRESET),    E(ENETUNREACH),
-    E(ENFILE),      E(ENOBUFS),    E(ENOENT),        E(ENOMEM),       E(ENONET),
-    E(ENOPROTOOPT), E(ENOSPC),     E(ENOSYS),        E(ENOTCONN),     E(ENOTSOCK),
-    E(EOPNOTSUPP),  E(EPERM),      E(EPIPE),         E(EPROTO),       E(EPROTONOSUPPORT),
-    E(ESHUTDOWN),   E(ETIMEDOUT),  E(EWOULDBLOCK),
+    E(EACCES),          E(EADDRINUSE),   E(EADDRNOTAVAIL),
+    E(EAFNOSUPPORT),    E(EAGAIN),       E(EALREADY),
+    E(EBADF),           E(ECONNABORTED), E(ECONNREFUSED),
+    E(ECONNRESET),      E(EDESTADDRREQ), E(EDQUOT),
+    E(EEXIST),          E(EFAULT),       E(EFBIG),
+    E(EHOSTDOWN),       E(EHOSTUNREACH), E(EINPROGRESS),
+    E(EINTR),           E(EINVAL),       E(EIO),
+    E(EISCONN),         E(EISDIR),       E(ELOOP),
+    E(EMFILE),          E(EMSGSIZE),     E(ENETDOWN),
+    E(ENETRESET),       E(ENETUNREACH),  E(ENFILE),
+    E(ENOBUFS),         E(ENODEV),       E(ENOENT),
+    E(ENOMEM),          E(ENONET),       E(ENOPROTOOPT),
+    E(ENOSPC),          E(ENOSR),        E(ENOSYS),
+    E(ENOTCONN),        E(ENOTSOCK),     E(EOPNOTSUPP),
+    E(EPERM),           E(EPIPE),        E(EPROTO),
+    E(EPROTONOSUPPORT), E(EPROTOTYPE),   E(ESHUTDOWN),
+    E(ESOCKTNOSUPPORT), E(ETIMEDOUT),    E(EWOULDBLOCK),
 };
 
 #define S(name)                                                                                    \
@@ -790,10 +968,6 @@ static const struct named signals[] = {
     S(QUIT), S(STOP), S(TERM), S(TSTP), S(USR1), S(USR2),
 };
 
-#define BIT(family) (1U << (family))
-#define EVERY       (BIT(FAMILIES) - 1)
-#define WAITS       (BIT(SELECT) | BIT(POLL) | BIT(EPOLL_WAIT))
-
 /*
  * The actions that are no error: their names, the calls that they suit, and the numbers that they
  * take. (SIGNAL takes a name, see read_action().)
@@ -801,10 +975,10 @@ static const struct named signals[] = {
 static const struct {
     const char *name;
     enum action action;
-    unsigned int families;
+    uint64_t families;
     long least, most; /* both 0: none */
 } actions[] = {
-    {"cap", CAP, BIT(RECV) | BIT(SEND), 1, 1L << 30},
+    {"cap", CAP, READS | WRITES, 1, 1L << 30},
     {"sndbuf", SNDBUF, BIT(ACCEPT), 1, 1L << 30},
     {"sig", SIGNAL, EVERY, 0, 0},
     {"ready", READY, WAITS, 0, 0},
@@ -889,7 +1063,8 @@ static bool read_count(const char *text, unsigned long *count, char **end) {
 }
 
 static const char *read_when(struct rule *rule, const char *text) {
-    static const char *const forms = "WHEN is N, N+, N-M, N%M (counted from 1) or after=SECONDS";
+    static const char *const forms =
+        "WHEN is N, N+, N-M, N%M (counted from 1), after=SECONDS or before=SECONDS";
     unsigned long second = 0;
     char *end;
     char sign;
@@ -897,6 +1072,10 @@ static const char *read_when(struct rule *rule, const char *text) {
     if (strncmp(text, "after=", 6) == 0) {
         rule->after = strtod(text + 6, &end);
         return end > text + 6 && *end == '\0' && rule->after >= 0 ? NULL : forms;
+    }
+    if (strncmp(text, "before=", 7) == 0) {
+        rule->before = strtod(text + 7, &end);
+        return end > text + 7 && *end == '\0' && rule->before > 0 ? NULL : forms;
     }
     if (!read_count(text, &rule->first, &end))
         return forms;
@@ -947,6 +1126,7 @@ static void read_rules(const char *text) {
             give_up("rule", text, "there are too many rules");
         memcpy(copy, text, length);
         copy[length] = '\0';
+        memcpy(rules[rule_count].text, copy, length + 1);
         why = read_rule(&rules[rule_count], copy);
         if (why) {
             memcpy(copy, text, length); /* the colons are back */
@@ -999,13 +1179,19 @@ static void share_counts(void) {
 __attribute__((constructor)) static void begin(void) {
     const char *text = getenv("FAULTS");
     const char *path = getenv("FAULTS_COUNTS");
+    const char *hits = getenv("FAULTS_HITS");
 
     for (int index = 0; index < CALL_COUNT; index++)
         real_call(index); /* dlsym() is not for signal handlers */
     REAL(clock_gettime)(CLOCK_MONOTONIC, &start);
+#ifdef WITH_MEMORY
+    dl_iterate_phdr(find_program, NULL);
+#endif
     share_counts();
     if (path && *path != '\0')
         show_counts_in(path);
+    if (hits && *hits != '\0')
+        hits_file = open(hits, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
     if (text)
         read_rules(text);
 }
