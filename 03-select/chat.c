@@ -174,8 +174,10 @@ static void send_queue(struct connection *c) {
     if (sent == -1) {
         /* This guest gets nothing more. But the kernel may still hold lines that it has said, and
          * the others must get them. So we drop the queue here, and close the connection later,
-         * when recv() has returned these lines and then the end. */
-        say("send to %s: %s\n", c->name, strerror(errno));
+         * when recv() has returned these lines and then the end. If the others say something
+         * meanwhile, we come here again, with EPIPE. */
+        if (errno != EPIPE)
+            say("send to %s: %s\n", c->name, strerror(errno));
         shutdown(c->fd, SHUT_RDWR);
         sent = (ssize_t)c->queue_length;
     }
