@@ -196,7 +196,7 @@ static void open_connection(struct connection *c) {
     const struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
                                    .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV};
     struct addrinfo *address; /* host and port in the form that socket() and connect() want */
-    struct sockaddr_storage own;
+    struct sockaddr_storage own = {0};
     socklen_t length = sizeof own;
 
     /* SOCK_STREAM means TCP; the AI_ flags mean that both texts are numbers. */

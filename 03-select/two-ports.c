@@ -393,7 +393,8 @@ static void open_listener(const char *port) {
 
     /* For port 0 the kernel has picked a free one: ask the socket which. */
     char bound_port[8] = "?";
-    getsockname(listener, address->ai_addr, &address->ai_addrlen);
+    if (getsockname(listener, address->ai_addr, &address->ai_addrlen) == -1)
+        die("getsockname", where);
     getnameinfo(address->ai_addr, address->ai_addrlen, NULL, 0, bound_port, sizeof bound_port,
                 NI_NUMERICSERV);
     fprintf(stderr, "starting up on %s port %s\n", host, bound_port);

@@ -151,7 +151,7 @@ static int open_connection(void) {
     const struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
                                    .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV};
     struct addrinfo *address; /* host and port in the form that socket() and connect() want */
-    struct sockaddr_storage own;
+    struct sockaddr_storage own = {0};
     socklen_t length = sizeof own;
     char name[NAME_SIZE];
 

@@ -221,7 +221,7 @@ static double percentile(double share) {
 
 /* Ends the program because c has broken, or because what came back is not our echo. */
 static void fail(const struct connection *c, const char *format, ...) {
-    struct sockaddr_storage own;
+    struct sockaddr_storage own = {0};
     socklen_t length = sizeof own;
     char name[NAME_SIZE];
     va_list arguments;

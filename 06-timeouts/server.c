@@ -521,7 +521,8 @@ static int open_listener(void) {
 
     /* For port 0 the kernel has picked a free one: ask the socket which. */
     char bound_port[8] = "?";
-    getsockname(listener, address->ai_addr, &address->ai_addrlen);
+    if (getsockname(listener, address->ai_addr, &address->ai_addrlen) == -1)
+        die("getsockname");
     getnameinfo(address->ai_addr, address->ai_addrlen, NULL, 0, bound_port, sizeof bound_port,
                 NI_NUMERICSERV);
     fprintf(stderr, "starting up on %s port %s\n", host, bound_port);
