@@ -56,6 +56,8 @@ help:
 	@echo '  make test STAGE=03     run the steps of 03, then those of 01 and 02 that still hold'
 	@echo '  make ladder            count lines of code, and those that change, against their limits'
 	@echo '  make mistakes          make every known mistake, and check that its step fails (STAGE=03)'
+	@echo '  make torture           make every call of every program fail, in every way that it can;'
+	@echo '                         SECONDS=60 takes a random sample for a minute (STAGE=03)'
 	@echo '  make bench             measure CPU time per message, relative to a minimal epoll loop'
 	@echo '  make lint              check formatting, warnings and static analysis'
 	@echo '  make clean             remove build/'
@@ -76,6 +78,14 @@ build/peer: tests/lib/peer.c Makefile
 build/faults.so: tests/lib/faults.c Makefile
 	@mkdir -p $(@D)
 	$(CC) $(WARNINGS) $(CFLAGS) -fPIC -shared $< -o $@.$$$$ -ldl && mv $@.$$$$ $@
+
+build/torture/faults.so: tests/lib/faults.c Makefile
+	@mkdir -p $(@D)
+	$(CC) $(WARNINGS) $(CFLAGS) -DWITH_MEMORY -fPIC -shared $< -o $@ -ldl
+
+build/torture/torture: tests/torture/torture.c Makefile
+	@mkdir -p $(@D)
+	$(CC) $(WARNINGS) $(CFLAGS) $< -o $@
 
 build/bench/plain: tests/bench/plain.c Makefile
 	@mkdir -p $(@D)
@@ -114,6 +124,9 @@ mistakes:
 break:
 	@STAGE=$(number) tests/mistakes/break
 
+torture:
+	@STAGE=$(number) tests/torture/run
+
 ifdef STAGE
 lesson:
 	@tests/ladder $(number)
@@ -131,4 +144,4 @@ lint:
 clean:
 	rm -rf build
 
-.PHONY: all help bench demo start check hint watch grade test mistakes break lesson ladder lint clean $(SUITES:%=test-%)
+.PHONY: all help bench demo start check hint watch grade test mistakes break torture lesson ladder lint clean $(SUITES:%=test-%)
