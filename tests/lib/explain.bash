@@ -4,9 +4,10 @@
 # A test gives the likely cause of the failure that it is about. When a server fails in another way, the symptom
 # tells more than the test. Then these functions replace the cause, unless it already names what was seen.
 
-# is_sanitizer_report TEXT: true if TEXT holds a report of AddressSanitizer or UndefinedBehaviorSanitizer.
+# is_sanitizer_report TEXT: true if TEXT holds a report of a sanitizer.
 is_sanitizer_report() {
-    [[ $1 == *"ERROR: AddressSanitizer"* || $1 == *"runtime error:"* ]]
+    [[ $1 == *"ERROR: AddressSanitizer"* || $1 == *"ERROR: LeakSanitizer"* ||
+        $1 == *"WARNING: ThreadSanitizer"* || $1 == *"runtime error:"* ]]
 }
 
 # unless_it_says PATTERN TEXT: the cause is TEXT, unless the cause that the test gave matches PATTERN.

@@ -9,7 +9,7 @@
 
 tests_directory=$(cd "${BASH_SOURCE[0]%/*}/.." && pwd)
 course=${tests_directory%/*}
-build=$course/build
+build=$course/${BUILD:-build} # make builds instrumented programs elsewhere
 
 for file in shared programs time launch family server log checks measure faults peer client failure explain; do
     # shellcheck source=/dev/null # each is checked by itself
@@ -74,14 +74,21 @@ last_look() {
     server_sleeps 50
 }
 
-# sanitizer_was_silent: checks that the log holds no report of a sanitizer. Returns 1 if it does.
+# sanitizer_was_silent: checks that neither the server nor the client has printed a report of a sanitizer. Returns 1
+# if one has.
 sanitizer_was_silent() {
-    read_all "$server_log"
-    if is_sanitizer_report "$REPLY"; then
-        expected "no report from a sanitizer"
-        because "the server uses memory or arithmetic wrongly. The report in the log says where"
-        fail_with "a report from a sanitizer, see the log"
-    fi
+    local file
+
+    for file in "$server_log" "$client_err"; do
+        [[ -n $file ]] || continue
+        read_all "$file"
+        if is_sanitizer_report "$REPLY"; then
+            expected "no report from a sanitizer"
+            because "the program uses memory, threads or arithmetic wrongly. The report in the log says where"
+            fail_with "a report from a sanitizer, see the log"
+            return
+        fi
+    done
 }
 
 # teardown: bats calls it after each test.
@@ -89,18 +96,18 @@ teardown() {
     local pid status=0
 
     tell_no_more
-    if [[ -n $BATS_TEST_COMPLETED && -z ${BATS_TEST_SKIPPED-} && -n $server_log ]]; then
+    if [[ -n $BATS_TEST_COMPLETED && -z ${BATS_TEST_SKIPPED-} ]]; then
         ending=yes
         if [[ -n $server_pid ]]; then
             last_look || status=1
-        fi
-        if ((status == 0)); then
-            sanitizer_was_silent || status=1
         fi
     fi
     for pid in "${children[@]}"; do
         end_child "$pid"
     done
+    if [[ -n $ending && $status == 0 ]]; then # now, because leaks are reported at the end
+        sanitizer_was_silent || status=1
+    fi
     [[ -z $server_log ]] || : >"$server_log" # bats keeps it to its end, and it may have 256 MiB
     if [[ -n ${STOP_AFTER_FAILURE-} ]] && [[ -z $BATS_TEST_COMPLETED || $status != 0 ]]; then
         : >"$STOP_AFTER_FAILURE/${BATS_TEST_FILENAME##*/}"

@@ -91,11 +91,26 @@ take_options() {
     arguments=("$@")
 }
 
+# finish_family: instrumented programs report at their end, which SIGKILL would prevent. So this sends the signal
+# that they handle, $FINISH_SIGNAL (see tests/lib/finish.c), and gives them 5 s. Other programs have none.
+finish_family() {
+    local tries
+
+    [[ -n ${FINISH_SIGNAL-} ]] || return 0
+    signal_family CONT # it may be stopped
+    signal_family "$FINISH_SIGNAL"
+    for tries in {1..500}; do
+        is_running "$server_pid" || return 0
+        nap
+    done
+}
+
 # end_child PID: kills the process and its descendants, and waits for it. $child_status = its exit status.
 end_child() {
     local server_pid=$1
 
     {
+        finish_family
         signal_family KILL
         reap "$1"
     } 2>/dev/null

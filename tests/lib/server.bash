@@ -164,13 +164,17 @@ server_is_alive() {
 stop_server() {
     server_is_alive
     {
+        [[ ${1:-KILL} != KILL ]] || finish_family
         signal_family "${1:-KILL}"
         if [[ ${1:-KILL} == KILL ]]; then
             await family_has_ended || : # a socket is closed when the last process that has it has ended
             reap_server
-            return
         fi
     } 2>/dev/null # see reap
+    if [[ -z $server_pid ]]; then
+        sanitizer_was_silent
+        return
+    fi
     if ! await has_ended "$server_pid"; then
         server_doing
         fail_with "SIG$1 did not end the server; it $REPLY"
