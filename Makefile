@@ -5,9 +5,11 @@ CFLAGS   = -O2 -g
 WARNINGS = -std=c11 -Wall -Wextra -Wpedantic -Wshadow -Wconversion
 STAGES   = $(sort $(wildcard [0-9][0-9]-*))
 NUMBERS  = $(foreach s,$(STAGES),$(firstword $(subst -, ,$(s))))
-PROGRAMS = $(patsubst %.c,build/%,$(sort $(wildcard $(STAGES:%=%/*.c))))
+SOURCES  = $(sort $(wildcard $(STAGES:%=%/*.c)))
+PROGRAMS = $(SOURCES:%.c=$(BUILD)/%)
 SUITES  := $(shell printf '%s\n' $(NUMBERS) | sort -r) edge docs exercise grade
-TOOLS    = build/peer build/faults.so
+TOOLS    = $(BUILD)/peer $(BUILD)/faults.so
+BUILD    = build
 
 # STAGE=03, STAGE=3 and STAGE=03-select mean the same.
 stage = $(firstword $(foreach s,$(STAGES),$(if $(filter $(STAGE) 0$(STAGE)-%,$(s))$(filter $(STAGE)-%,$(s)),$(s))))
@@ -23,6 +25,29 @@ ifeq ($(STAGE)$(filter-out test,$(MAKECMDGOALS)),)
 $(error SERVER and CLIENT need a stage: make test STAGE=01 SERVER=./mine)
 endif
 endif
+
+# SANITIZE=1: the tests run programs that are built with sanitizers, in a directory of their own. After a
+# report a program exits with status 99, which no test expects. SIGUSR2 ends it: see tests/lib/finish.c.
+# Programs with threads are built twice, because ThreadSanitizer does not go with the others.
+ifdef SANITIZE
+BUILD      = build/sanitize
+SANITIZERS = -g -O1 -fno-omit-frame-pointer -fno-sanitize-recover=all
+FLAGS      = $(SANITIZERS) -fsanitize=address,undefined
+THREADED   = $(shell grep -l '<pthread.h>' $(SOURCES))
+PROGRAMS  += $(THREADED:%.c=$(BUILD)/threads/%)
+export CALLBACKS = $(BUILD)/05-epoll/callbacks
+FINISH     = $(BUILD)/finish.o
+SUITES    := $(filter-out docs exercise grade,$(SUITES)) races
+export FINISH_SIGNAL = USR2
+export ASAN_OPTIONS  = exitcode=99:strict_string_checks=1:quarantine_size_mb=1:thread_local_quarantine_size_kb=64
+export LSAN_OPTIONS  = exitcode=99
+export UBSAN_OPTIONS = print_stacktrace=1
+export TSAN_OPTIONS  = exitcode=99:halt_on_error=1
+export SLOW         ?= 3
+else
+FLAGS      = $(CFLAGS)
+endif
+export BUILD
 
 all: $(PROGRAMS) $(TOOLS)
 
@@ -67,15 +92,25 @@ help:
 
 # Each program is one file. The flags ask for every warning; cc server.c -o server builds it, too. $$$$ is the
 # shell's process ID: two runs of make at the same time do not write the same file.
-build/0%: 0%.c Makefile
+$(BUILD)/0%: 0%.c Makefile $(FINISH)
 	@mkdir -p $(@D)
-	$(CC) $(WARNINGS) $(CFLAGS) -pthread $< -o $@.$$$$ && mv $@.$$$$ $@
+	$(CC) $(WARNINGS) $(FLAGS) -pthread $< $(FINISH) -o $@.$$$$ && mv $@.$$$$ $@
 
-build/peer: tests/lib/peer.c Makefile
+build/sanitize/threads/%: %.c Makefile build/sanitize/finish.o
+	@mkdir -p $(@D)
+	@test -e build/sanitize/no-races || { set -x; \
+	$(CC) $(WARNINGS) $(SANITIZERS) -fsanitize=thread -pthread $< build/sanitize/finish.o -o $@; }
+
+$(BUILD)/finish.o: tests/lib/finish.c Makefile tests/lib/sanitizers
+	@mkdir -p $(@D)
+	@$(if $(SANITIZE),CC='$(CC)' tests/lib/sanitizers $(@D))
+	$(CC) $(WARNINGS) -O2 $(FINISH_FLAGS) -c $< -o $@
+
+$(BUILD)/peer: tests/lib/peer.c Makefile
 	@mkdir -p $(@D)
 	$(CC) $(WARNINGS) $(CFLAGS) $< -o $@.$$$$ && mv $@.$$$$ $@
 
-build/faults.so: tests/lib/faults.c Makefile
+$(BUILD)/faults.so: tests/lib/faults.c Makefile
 	@mkdir -p $(@D)
 	$(CC) $(WARNINGS) $(CFLAGS) -fPIC -shared $< -o $@.$$$$ -ldl && mv $@.$$$$ $@
 
@@ -103,6 +138,7 @@ test: check
 else ifdef STAGE
 test: all
 	@tests/run $(number)
+	@$(if $(SANITIZE),tests/run races $(number))
 else
 # The stages run side by side, the slowest first. Each prints its results when it is done.
 test: all

@@ -40,9 +40,19 @@ file_of_step() {
 }
 
 # files_of SUITE: sets $files to the test file of the suite, followed by those of earlier stages. A suite is a stage
-# (03), edge, docs, exercise or grade. Ends the script if there is no such suite.
+# (03), edge, docs, exercise or grade; or races, which has the files of the stages that have a program with threads.
+# Ends the script if there is no such suite.
 files_of() {
     local file
+    if [[ $1 == races ]]; then
+        shopt -s nullglob # there are none where ThreadSanitizer does not run
+        files=("$build"/threads/*/)
+        shopt -u nullglob
+        files=("${files[@]%/}")
+        files=("${files[@]/#"$build/threads"/tests}")
+        files=("${files[@]/%/.bats}")
+        return
+    fi
     files=(tests/"${1/edge/05}"*.bats)
     if [[ ! -e ${files[0]} ]]; then
         echo "There are no steps of a stage $1." >&2
