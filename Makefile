@@ -85,6 +85,7 @@ help:
 	@echo '                         SECONDS=60 takes a random sample for a minute (STAGE=03)'
 	@echo '  make bench             measure CPU time per message, relative to a minimal epoll loop'
 	@echo '  make lint              check formatting, warnings and static analysis'
+	@echo '  make soak MINUTES=5    play random clients of every kind against all servers (SEED=7, SERVERS=...)'
 	@echo '  make clean             remove build/'
 	@echo
 	@echo 'Companion programs, built by make (in brackets the port, unless you give one):'
@@ -109,6 +110,10 @@ $(BUILD)/finish.o: tests/lib/finish.c Makefile tests/lib/sanitizers
 $(BUILD)/peer: tests/lib/peer.c Makefile
 	@mkdir -p $(@D)
 	$(CC) $(WARNINGS) $(CFLAGS) $< -o $@.$$$$ && mv $@.$$$$ $@
+
+build/soak: tests/soak/soak.c Makefile
+	@mkdir -p $(@D)
+	$(CC) $(WARNINGS) $(CFLAGS) $< -o $@
 
 $(BUILD)/faults.so: tests/lib/faults.c Makefile
 	@mkdir -p $(@D)
@@ -171,6 +176,12 @@ lesson:
 	@tests/exercise/lesson
 endif
 
+SERVERS = $(filter-out build/06%,$(STAGES:%=build/%/server)) 'build/06-timeouts/server -t 0.5 -i 60' \
+          build/01-blocking/threads build/05-epoll/edge \
+          build/05-epoll/callbacks 'build/05-epoll/callbacks --slow 1 --worker'
+soak: all build/soak
+	@build/soak $(MINUTES:%=-m %) $(SEED:%=-s %) $(SERVERS)
+
 ladder:
 	@tests/ladder
 
@@ -180,4 +191,4 @@ lint:
 clean:
 	rm -rf build
 
-.PHONY: all help bench demo start check hint watch grade test mistakes break torture lesson ladder lint clean $(SUITES:%=test-%)
+.PHONY: all help bench demo start check hint watch grade test mistakes break torture lesson ladder soak lint clean $(SUITES:%=test-%)
