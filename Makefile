@@ -85,6 +85,8 @@ help:
 	@echo '                         SECONDS=60 takes a random sample for a minute (STAGE=03)'
 	@echo '  make bench             measure CPU time per message, relative to a minimal epoll loop'
 	@echo '  make lint              check formatting, warnings and static analysis'
+	@echo '  make test SANITIZE=1   the same with programs built with sanitizers, in build/sanitize'
+	@echo '  make valgrind          run each program under valgrind, in one scene (PROGRAM=03-select/server)'
 	@echo '  make soak MINUTES=5    play random clients of every kind against all servers (SEED=7, SERVERS=...)'
 	@echo '  make clean             remove build/'
 	@echo
@@ -182,6 +184,9 @@ SERVERS = $(filter-out build/06%,$(STAGES:%=build/%/server)) 'build/06-timeouts/
 soak: all build/soak
 	@build/soak $(MINUTES:%=-m %) $(SEED:%=-s %) $(SERVERS)
 
+valgrind: all
+	@tests/valgrind $(PROGRAM)
+
 ladder:
 	@tests/ladder
 
@@ -191,4 +196,4 @@ lint:
 clean:
 	rm -rf build
 
-.PHONY: all help bench demo start check hint watch grade test mistakes break torture lesson ladder soak lint clean $(SUITES:%=test-%)
+.PHONY: all help bench demo start check hint watch grade test mistakes break torture lesson ladder soak valgrind lint clean $(SUITES:%=test-%)
