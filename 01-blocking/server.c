@@ -354,7 +354,8 @@ int main(int argc, char *argv[]) {
         usage("there are too many arguments");
     char *end;
     long number = strtol(port, &end, 10);
-    if (end == port || *end != '\0' || number < 0 || number > 65535)
+    /* The first character is a digit, because strtol() would also take a blank or a sign. */
+    if (*port < '0' || *port > '9' || *end != '\0' || number > 65535)
         usage("PORT is not a number from 0 to 65535");
 
     /* stderr has no buffer of its own, so a line of the log would go out in pieces. */

@@ -313,7 +313,8 @@ int main(int argc, char *argv[]) {
     char **messages = optind + 2 < argc ? argv + optind + 2 : walkthrough;
     char *end;
     long number = strtol(port, &end, 10);
-    if (end == port || *end != '\0' || number < 1 || number > 65535)
+    /* The first character is a digit, because strtol() would also take a blank or a sign. */
+    if (*port < '0' || *port > '9' || *end != '\0' || number < 1 || number > 65535)
         usage("PORT is not a number from 1 to 65535");
     for (int i = 0; messages[i] != NULL; i++)
         if (messages[i][0] == '\0')

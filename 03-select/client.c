@@ -351,7 +351,8 @@ int main(int argc, char *argv[]) {
         if (option != 'c')
             usage("unknown or incomplete option");
         long count = strtol(optarg, &end, 10);
-        if (end == optarg || *end != '\0' || count < 1 || count > FD_SETSIZE)
+        /* The first character is a digit, because strtol() would also take a blank or a sign. */
+        if (*optarg < '0' || *optarg > '9' || *end != '\0' || count < 1 || count > FD_SETSIZE)
             usage("CONNECTIONS is not a number from 1 to 1024");
         connection_count = (int)count;
     }
@@ -359,7 +360,8 @@ int main(int argc, char *argv[]) {
     host = optind + 1 < argc ? argv[optind + 1] : "127.0.0.1";
     char **messages = optind + 2 < argc ? argv + optind + 2 : walkthrough;
     long number = strtol(port, &end, 10);
-    if (end == port || *end != '\0' || number < 1 || number > 65535)
+    /* The first character is a digit, because strtol() would also take a blank or a sign. */
+    if (*port < '0' || *port > '9' || *end != '\0' || number < 1 || number > 65535)
         usage("PORT is not a number from 1 to 65535");
     for (int i = 0; messages[i] != NULL; i++)
         if (messages[i][0] == '\0')

@@ -424,7 +424,8 @@ int main(int argc, char *argv[]) {
     }
     for (int i = 0; i < count; i++) {
         long number = strtol(ports[i], &end, 10);
-        if (end == ports[i] || *end != '\0' || number < 0 || number > 65535)
+        /* The first character is a digit, because strtol() would also take a blank or a sign. */
+        if (*ports[i] < '0' || *ports[i] > '9' || *end != '\0' || number > 65535)
             usage("PORT is not a number from 0 to 65535");
     }
 

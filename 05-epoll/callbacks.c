@@ -597,7 +597,8 @@ static int read_number(const char *text, long limit, const char *problem) {
     char *end;
     long number = strtol(text, &end, 10);
 
-    if (end == text || *end != '\0' || number < 0 || number > limit)
+    /* The first character is a digit, because strtol() would also take a blank or a sign. */
+    if (*text < '0' || *text > '9' || *end != '\0' || number > limit)
         usage(problem);
     return (int)number;
 }

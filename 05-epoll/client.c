@@ -536,7 +536,8 @@ static long long read_number(const char *name, const char *text, long long most)
     long long value = strtoll(text, &end, 10);
 
     snprintf(problem, sizeof problem, "%s is not a number from 1 to %lld", name, most);
-    if (end == text || *end != '\0' || value < 1 || value > most)
+    /* The first character is a digit, because strtoll() would also take a blank or a sign. */
+    if (*text < '0' || *text > '9' || *end != '\0' || value < 1 || value > most)
         usage(problem);
     return value;
 }
@@ -561,7 +562,7 @@ static void read_arguments(int argc, char *argv[]) {
         else if (option == 'c')
             connection_count = read_number("CONNECTIONS", optarg, 1000000);
         else if (option == 'n')
-            message_count = read_number("MESSAGES", optarg, INT64_MAX);
+            message_count = read_number("MESSAGES", optarg, INT64_MAX - 1);
         else if (option == 'd')
             duration = read_duration(optarg);
         else if (option == 's')
