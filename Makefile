@@ -87,6 +87,7 @@ help:
 	@echo '  make lint              check formatting, warnings and static analysis'
 	@echo '  make test SANITIZE=1   the same with programs built with sanitizers, in build/sanitize'
 	@echo '  make valgrind          run each program under valgrind, in one scene (PROGRAM=03-select/server)'
+	@echo '  make fuzz SECONDS=60   fuzz what parses and escapes input (TARGET=chat)'
 	@echo '  make soak MINUTES=5    play random clients of every kind against all servers (SEED=7, SERVERS=...)'
 	@echo '  make clean             remove build/'
 	@echo
@@ -187,6 +188,9 @@ soak: all build/soak
 valgrind: all
 	@tests/valgrind $(PROGRAM)
 
+fuzz:
+	@tests/fuzz/run $(or $(SECONDS),60) $(TARGET)
+
 ladder:
 	@tests/ladder
 
@@ -196,4 +200,4 @@ lint:
 clean:
 	rm -rf build
 
-.PHONY: all help bench demo start check hint watch grade test mistakes break torture lesson ladder soak valgrind lint clean $(SUITES:%=test-%)
+.PHONY: all help bench demo start check hint watch grade test mistakes break torture lesson ladder soak valgrind fuzz lint clean $(SUITES:%=test-%)
