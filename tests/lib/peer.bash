@@ -85,21 +85,25 @@ next_line() {
 # peer STEP...: a client of the server takes these steps and ends: then its connections are closed. Ends the test if
 # a step fails, with the end of the server, the call in which the server hangs, or what the client saw.
 peer() {
-    local line text='' status=0 fd pid
+    local line text='' status='' fd
 
     look_no_more
     peer_limits
+    # Its last line says how the peer has ended: `wait` for a process substitution hangs now and then.
     exec {fd}< <(
         close_descriptors 2>/dev/null
-        exec "$build/peer" "${limits[@]}" "$port" "$host" "$@" </dev/null 2>&1 >/dev/null
+        status=0
+        "$build/peer" "${limits[@]}" "$port" "$host" "$@" </dev/null 2>&1 >/dev/null || status=$?
+        echo "status $status"
     )
-    pid=$!
     while next_line "$fd"; do
-        text+=${text:+$'\n'}$line
+        case $line in
+        "status "*) status=${line#* } ;;
+        *) text+=${text:+$'\n'}$line ;;
+        esac
     done
     exec {fd}<&-
-    wait "$pid" || status=$?
-    ((status == 0)) || peer_failed "$text"
+    [[ $status == 0 ]] || peer_failed "$text"
 }
 
 # peer_failed TEXT: ends the test. TEXT is the message of build/peer: "peer: step 3, A: expect ...".
