@@ -149,7 +149,8 @@ end_input() {
     exec {input}>&-
 }
 
-client_has_printed() {
+# client_output_is TEXT: true if the client has printed TEXT and nothing else.
+client_output_is() {
     read_all "$client_out"
     [[ $REPLY == "$1" ]]
 }
@@ -166,13 +167,13 @@ same_bytes() {
     because "poll() must watch standard input and the socket together, and printf() would keep the echo in a buffer"
     start_client_on_pipe "$port" "$host"
     printf 'a\nb\n' >&"$input"
-    wait_until "the client to print \"a\\nb\\n\"" client_has_printed $'a\nb\n'
+    wait_until "the client to print \"a\\nb\\n\"" client_output_is $'a\nb\n'
     printf 'c' >&"$input"
-    wait_until "the client to print \"c\" as well, although no newline follows it" client_has_printed $'a\nb\nc'
+    wait_until "the client to print \"c\" as well, although no newline follows it" client_output_is $'a\nb\nc'
     expected "exit status 0 at the end of the input, and nothing but the echo on standard output"
     end_input
     client_ends 0
-    client_has_printed $'a\nb\nc' || fail_with "the client printed more than the echo"
+    client_output_is $'a\nb\nc' || fail_with "the client printed more than the echo"
 }
 
 # bats test_tags=only-04,client
@@ -183,11 +184,11 @@ same_bytes() {
     start_client_on_pipe "$port" "$host"
     end_input
     client_ends 0
-    client_has_printed '' || fail_with "the client printed something"
+    client_output_is '' || fail_with "the client printed something"
     expected "exit status 0 and no output when standard input is /dev/null"
     because "poll() always reports a file as ready: the end of the input is a read() that returns 0"
     run_client 0 --input /dev/null "$port" "$host"
-    client_has_printed '' || fail_with "the client printed something"
+    client_output_is '' || fail_with "the client printed something"
 }
 
 # bats test_tags=only-04,client
@@ -216,7 +217,7 @@ same_bytes() {
     printf 'hello' >&"$input"
     end_input
     client_ends 0
-    client_has_printed hello || fail_with "the client printed \"$REPLY\""
+    client_output_is hello || fail_with "the client printed \"$REPLY\""
     serve_ends
 }
 
@@ -329,7 +330,7 @@ both_sleep() {
     expected "exit status 1, and the reason on standard error, when the server is killed"
     start_client_on_pipe "$port" "$host"
     printf 'hello' >&"$input"
-    wait_until "the client to print \"hello\"" client_has_printed hello
+    wait_until "the client to print \"hello\"" client_output_is hello
     stop_server KILL
     client_ends 1
     client_complains
@@ -386,7 +387,7 @@ fd_flags() {
     because "O_NONBLOCK belongs to the open file description: the shell and other programs that share it get EAGAIN"
     start_client_on_pipe "$port" "$host"
     printf 'hello' >&"$input"
-    wait_until "the client to print \"hello\"" client_has_printed hello
+    wait_until "the client to print \"hello\"" client_output_is hello
     for fd in 0 1; do
         fd_flags "$fd"
         (((REPLY & 8#4000) == 0)) || fail_with "O_NONBLOCK is set on descriptor $fd"
