@@ -227,7 +227,7 @@ END
     [[ $output != *"  02  "* ]]
     says "make break ID="
     learn break
-    says "  06  wall-clock  "
+    says "  06  realtime-clock  "
 
     learn break ID=no-sigpipe-gaurd
     ((status != 0))
