@@ -4,15 +4,15 @@
 
 # relation[SERVER:PID] says whether a process belongs to the server: "group" if it is in the server's process
 # group (see launch), "descendant" if it has left that group but its parent belongs to the server, or "none".
-# find_family reads each process of /proc only once. A descendant is younger than the server, and so its number
-# is higher.
+# find_family reads each process of /proc only once, or again if it comes before its parent. (Numbers do not tell
+# which of two processes is older: after the highest, the kernel begins again with low ones.)
 declare -gA relation
 family_of=''   # the server of which $family is the list
 family_until=0 # the list is good until then, in microseconds
 
 # find_family: sets $family to the processes of the server, among them zombies.
 find_family() {
-    local directory pid line fields
+    local directory pid line fields parent
 
     [[ "$server_pid" != "$family_of" || ${EPOCHREALTIME//[!0-9]/} -gt $family_until ]] || return 0
     family=()
@@ -25,21 +25,22 @@ find_family() {
     family_of=$server_pid
     family_until=$((${EPOCHREALTIME//[!0-9]/} + 50000)) # a search costs a millisecond or more
     relation[$server_pid:$server_pid]=group
+    relation[$server_pid:0]=none
     for directory in /proc/[1-9]*; do
         pid=${directory#/proc/}
-        ((pid >= server_pid)) || continue
         if [[ -z ${relation[$server_pid:$pid]-} ]]; then
             read -r line 2>/dev/null <"$directory/stat" || continue
             read -r -a fields <<<"${line##*) }"
+            parent=${relation[$server_pid:${fields[1]}]-}
             if [[ ${fields[2]} == "$server_pid" ]]; then
                 relation[$server_pid:$pid]=group
-            elif [[ ${relation[$server_pid:${fields[1]}]-none} != none ]]; then
-                relation[$server_pid:$pid]=descendant
-            else
+            elif [[ $parent == none ]]; then
                 relation[$server_pid:$pid]=none
+            elif [[ -n $parent ]]; then
+                relation[$server_pid:$pid]=descendant
             fi
         fi
-        if [[ ${relation[$server_pid:$pid]} != none ]]; then
+        if [[ ${relation[$server_pid:$pid]-none} != none ]]; then
             family+=("$pid")
         fi
     done
