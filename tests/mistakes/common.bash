@@ -15,7 +15,8 @@ read_patch() {
     id=${1##*/}
     id=${id%.patch}
     mistake=
-    mapfile -t -n 7 lines <"$1" || return
+    problem="it cannot be read"
+    mapfile -t -n 7 lines 2>/dev/null <"$1" || return
     for i in "${!header[@]}"; do
         if [[ ${lines[i]-} != "${header[i]}: "?* ]]; then
             problem="line $((i + 1)) must be \"${header[i]}: ...\""
