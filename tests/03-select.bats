@@ -847,8 +847,8 @@ start_two_ports() {
     expected "one whole hello, even when it is sent in small pieces or calls fail with EAGAIN or EINTR at first"
     local faults
     for faults in send:cap=1 send:EAGAIN:1-3 select:EINTR:2%3 recv:EAGAIN:1-2,accept:EAGAIN:1 send:EINTR:1 select:ready:3%2; do
-        start_two_ports --faults "$faults" -q 0 0
-        peer connect send 'x' expect 'hello\n' send 'y' expect 'hello\n' silence 20 shutdown eof
+        start_two_ports --faults "$faults" 0 0
+        peer connect send 'x' expect 'hello\n' send '"\x1b' expect 'hello\n' silence 20 shutdown eof
         faults_reached "${faults%%:*}"
         stop_server
     done

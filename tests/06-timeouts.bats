@@ -465,6 +465,14 @@ client_gives_up_within() {
     peer connect exchange 100 shutdown eof
     expected "the server to sleep between two timeouts"
     server_sleeps
+    stop_server
+    expected "no other work with -t 0, which means never"
+    because "select() waits without a limit when its last argument is NULL"
+    build_program 06-timeouts/select-timeout
+    start_server --program "${SELECT_TIMEOUT:-$REPLY}" -t 0 0
+    peer connect exchange 100 shutdown eof
+    server_sleeps
+    log_lacks "timed out, do some other work here"
 }
 
 # bats test_tags=only-06,companion
