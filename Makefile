@@ -44,6 +44,15 @@ export LSAN_OPTIONS  = exitcode=99
 export UBSAN_OPTIONS = print_stacktrace=1
 export TSAN_OPTIONS  = exitcode=99:halt_on_error=1
 export SLOW         ?= 3
+else ifdef COVERAGE
+BUILD        = build/coverage
+FLAGS        = -g -O0 --coverage -fprofile-update=atomic
+FINISH       = $(BUILD)/finish.o
+FINISH_FLAGS = -DCOVERAGE
+SUITES      := $(filter-out docs exercise grade,$(SUITES))
+export FINISH_SIGNAL = USR2
+export SLOW         ?= 3
+export CALLBACKS     = $(BUILD)/05-epoll/callbacks
 else
 FLAGS      = $(CFLAGS)
 endif
@@ -79,14 +88,15 @@ help:
 	@echo '  make                   build every program: build/03-select/server and so on'
 	@echo '  make test              run all steps of all stages'
 	@echo '  make test STAGE=03     run the steps of 03, then those of 01 and 02 that still hold'
+	@echo '  make test SANITIZE=1   the same, with programs built with sanitizers in build/sanitize'
 	@echo '  make ladder            count lines of code, and those that change, against their limits'
 	@echo '  make mistakes          make every known mistake, and check that its step fails (STAGE=03)'
 	@echo '  make torture           make every call of every program fail, in every way that it can;'
 	@echo '                         SECONDS=60 takes a random sample for a minute (STAGE=03)'
 	@echo '  make bench             measure CPU time per message, relative to a minimal epoll loop'
 	@echo '  make lint              check formatting, warnings and static analysis'
-	@echo '  make test SANITIZE=1   the same with programs built with sanitizers, in build/sanitize'
 	@echo '  make valgrind          run each program under valgrind, in one scene (PROGRAM=03-select/server)'
+	@echo '  make coverage          list the lines of the programs that no test reaches'
 	@echo '  make fuzz SECONDS=60   fuzz what parses and escapes input (TARGET=chat)'
 	@echo '  make soak MINUTES=5    play random clients of every kind against all servers (SEED=7, SERVERS=...)'
 	@echo '  make clean             remove build/'
@@ -188,6 +198,9 @@ soak: all build/soak
 valgrind: all
 	@tests/valgrind $(PROGRAM)
 
+coverage:
+	@tests/coverage/run
+
 fuzz:
 	@tests/fuzz/run $(or $(SECONDS),60) $(TARGET)
 
@@ -200,4 +213,4 @@ lint:
 clean:
 	rm -rf build
 
-.PHONY: all help bench demo start check hint watch grade test mistakes break torture lesson ladder soak valgrind fuzz lint clean $(SUITES:%=test-%)
+.PHONY: all help bench demo start check hint watch grade test mistakes break torture lesson ladder soak valgrind fuzz coverage lint clean $(SUITES:%=test-%)
