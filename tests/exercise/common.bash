@@ -185,11 +185,20 @@ choose_stage_and_programs() {
         command_line "make $1 STAGE=01 SERVER=\"python3 server.py\""
         return 2
     fi
-    [[ ! -e $mine/${directory[$number]}/server.c ]] || server=$mine/${directory[$number]}/server.c
-    [[ ! -e $mine/${directory[$number]}/client.c ]] || client=$mine/${directory[$number]}/client.c
+    case ${WHAT-} in
+    '' | server | client) ;;
+    *)
+        echo "WHAT=$WHAT: choose server or client."
+        return 2
+        ;;
+    esac
+    server=$mine/${directory[$number]}/server.c
+    client=$mine/${directory[$number]}/client.c
+    [[ -e $server && ${WHAT-} != client ]] || server=
+    [[ -e $client && ${WHAT-} != server ]] || client=
     if [[ -z $server$client ]]; then
-        echo "There is no $mine/${directory[$number]}/server.c yet. To begin it:"
-        command_line "make start STAGE=$number"
+        echo "There is no $mine/${directory[$number]}/${WHAT:-server}.c yet. To begin it:"
+        command_line "make start STAGE=$number${WHAT:+ WHAT=$WHAT}"
         return 2
     fi
 }
@@ -207,6 +216,7 @@ advise() {
     if [[ $file != */* ]]; then
         if ! type -P "$file" >/dev/null; then
             echo "$variable=$file: there is no such program."
+            [[ $file != *.c ]] || file=${file%.c} # the source is not the program
             [[ ! -e $file ]] || echo "For the file $file in this directory write $variable=./$file"
             return 1
         fi
@@ -221,6 +231,10 @@ advise() {
         *.js) echo "$file is not executable. Write $variable=\"node $file\", or chmod +x $file" ;;
         *) echo "$file is not executable. Type chmod +x $file, or name the program that runs it: $variable=\"python3 $file\"" ;;
         esac
+        return 1
+    fi
+    if [[ $file =~ \.(py|js|rb|pl|sh)$ && $(head -c 2 "$file") != '#!' ]]; then
+        echo "The first line of $file does not name its interpreter, as #!/usr/bin/env python3 does. Add it, or write $variable=\"python3 $file\""
         return 1
     fi
     for extension in c cc cpp rs go; do
@@ -248,7 +262,7 @@ compile() {
 # Makes a directory for this run. Whatever happens, it and all that was started in it end with the script.
 make_scratch() {
     scratch=$(mktemp -d) || exit
-    mkdir "$scratch/tmp" "$scratch/stop"
+    mkdir "$scratch/tmp" "$scratch/stop" "$scratch/running"
     trap clean_up EXIT
     trap 'echo; exit 130' INT
     trap 'exit 143' TERM HUP
@@ -267,5 +281,5 @@ build_tools() {
 
 # steps FILE TAGS [OPTION]...: becomes bats.
 steps() {
-    exec env TMPDIR="$scratch/tmp" STAGE="$number" "$bats" --tap --filter-tags "$2" "${@:3}" "$1" 2>&1 3>&-
+    exec env TMPDIR="$scratch/tmp" RUNNING="$scratch/running" STAGE="$number" "$bats" --tap --filter-tags "$2" "${@:3}" "$1" 2>&1 3>&-
 }

@@ -10,6 +10,9 @@ choose_programs() {
     if [[ -n ${STOP_AFTER_FAILURE-} && -n ${BATS_TEST_NAME-} ]] && earlier_step_failed; then
         skip "not tried"
     fi
+    if [[ -n ${RUNNING-} && -n ${BATS_TEST_NAME-} ]]; then
+        printf '%s\n' "${BATS_TEST_DESCRIPTION%% *}" >"$RUNNING/${BATS_TEST_FILENAME##*/}" # make check names it if its time is up
+    fi
     stage=${number%%-*}
     directory=$(cd "$course/$stage"-*/ 2>/dev/null && pwd) || directory=$course/$stage
     stage_directory=${directory##*/}
