@@ -303,7 +303,7 @@ static unsigned char pattern(uint64_t place) {
     return (unsigned char)(place >> 33);
 }
 
-/* Sends so many bytes of the pattern, and reads their echo meanwhile. */
+/* Sends this many bytes of the pattern, and reads their echo at the same time. */
 static void play_exchange(struct peer *peer, uint64_t length) {
     static unsigned char buffer[65536];
     uint64_t end = peer->sent + length;
