@@ -4,15 +4,16 @@
 
 # relation[SERVER:PID] says whether a process belongs to the server: "group" if it is in the server's process
 # group (see launch), "descendant" if it has left that group but its parent belongs to the server, or "none".
-# find_family reads each process of /proc only once, or again if it comes before its parent. (Numbers do not tell
-# which of two processes is older: after the highest, the kernel begins again with low ones.)
+# find_family reads each process of /proc only once, or again if it comes before its parent. It leaves out those
+# with a lower number than the server, which are older, unless the numbers have begun again at the lowest since then:
+# the last field of /proc/loadavg is the number that was given last.
 declare -gA relation
 family_of=''   # the server of which $family is the list
 family_until=0 # the list is good until then, in microseconds
 
 # find_family: sets $family to the processes of the server, among them zombies.
 find_family() {
-    local directory pid line fields parent
+    local directory pid line fields parent newest=0
 
     [[ "$server_pid" != "$family_of" || ${EPOCHREALTIME//[!0-9]/} -gt $family_until ]] || return 0
     family=()
@@ -26,15 +27,17 @@ find_family() {
     family_until=$((${EPOCHREALTIME//[!0-9]/} + 50000)) # a search costs a millisecond or more
     relation[$server_pid:$server_pid]=group
     relation[$server_pid:0]=none
+    read -r _ _ _ _ newest 2>/dev/null </proc/loadavg || :
     for directory in /proc/[1-9]*; do
         pid=${directory#/proc/}
+        ((pid >= server_pid || newest < server_pid)) || continue
         if [[ -z ${relation[$server_pid:$pid]-} ]]; then
             read -r line 2>/dev/null <"$directory/stat" || continue
             read -r -a fields <<<"${line##*) }"
             parent=${relation[$server_pid:${fields[1]}]-}
             if [[ ${fields[2]} == "$server_pid" ]]; then
                 relation[$server_pid:$pid]=group
-            elif [[ $parent == none ]]; then
+            elif [[ $parent == none ]] || ((fields[1] < server_pid && newest >= server_pid)); then
                 relation[$server_pid:$pid]=none
             elif [[ -n $parent ]]; then
                 relation[$server_pid:$pid]=descendant
