@@ -123,9 +123,12 @@ int LLVMFuzzerInitialize(int *argc, char ***argv) {
 }
 
 static void check_text(const struct row *row, const char *text) {
+    int found = 0;
+
     for (size_t i = 0; i < sizeof programs / sizeof *programs; i++) {
         if (row->file != NULL && strcmp(row->file, programs[i].file) != 0)
             continue;
+        found = 1;
         long long least = row->least;
         if (row->file == NULL && strstr(programs[i].file, "/client.c") != NULL)
             least = 1; /* no server listens on port 0 */
@@ -135,6 +138,7 @@ static void check_text(const struct row *row, const char *text) {
              programs[i].file, row->option != NULL ? row->option : "PORT", text,
              right ? "accepted" : "refused");
     }
+    must(found, "%s is one of the programs", row->file != NULL ? row->file : "a program");
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {

@@ -41,7 +41,7 @@ ssize_t __wrap_recv(int fd, void *buffer, size_t size, int flags) {
 ssize_t __wrap_send(int fd, const void *data, size_t length, int flags) {
     (void)fd, (void)flags;
     length = cut(length);
-    must(heard_length + length < HEARD_MAX, "a line grows to four times its length at most");
+    must(heard_length + length < HEARD_MAX, "all that is heard fits into HEARD_MAX bytes");
     memcpy(heard + heard_length, data, length);
     heard_length += length;
     return (ssize_t)length;

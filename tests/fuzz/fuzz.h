@@ -27,7 +27,7 @@ static inline void keep_standard_error(void) {
         }                                                                                          \
     } while (0)
 
-/* What a text meant before \x1b, \n, \" and \\ were written for other bytes. Returns the length. */
+/* Undoes the escaping of \x1b and, if all is set, of \n, \" and \\. Returns the length. */
 static inline size_t unescape(char *output, const char *text, size_t length, int all) {
     size_t count = 0;
 

@@ -410,10 +410,11 @@ static bool may_return_eagain(int fd, int flags) {
 
 /* rule_for() for a call on a descriptor. */
 static const struct rule *rule_for_call(enum family family, int fd, int flags) {
-    const struct rule *rule = rule_for(family);
+    const struct rule *rule;
 
     if (family == RECV && (flags & MSG_OOB))
-        rule_for(URGENT);
+        rule_for(URGENT); /* first, because current keeps the number of the call counted last */
+    rule = rule_for(family);
     current.fd = fd;
     if (rule && rule->action == FAIL && rule->value == EAGAIN && !may_return_eagain(fd, flags))
         return NULL;
@@ -1190,8 +1191,11 @@ __attribute__((constructor)) static void begin(void) {
     share_counts();
     if (path && *path != '\0')
         show_counts_in(path);
-    if (hits && *hits != '\0')
+    if (hits && *hits != '\0') {
         hits_file = open(hits, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+        if (hits_file == -1)
+            give_up("FAULTS_HITS", hits, strerror(errno));
+    }
     if (text)
         read_rules(text);
 }

@@ -37,13 +37,13 @@
 
 enum {
     SERVERS_MAX = 32,
-    CLIENTS = 16,         /* of each server at the same time */
-    ROUNDS = 6,           /* the first one is for warming up */
-    CHUNK = 64 * 1024,    /* the most bytes of one send() or recv() */
-    MOST_BYTES = 1 << 18, /* the most that a client with patience sends */
-    PAUSE_MAX = 200,      /* the longest pause, in ms */
-    PATIENCE = 30,        /* seconds without progress after which an echo is lost */
-    GROWTH_MAX = 128,     /* KiB by which a server may grow after the first round */
+    CLIENTS = 16,      /* of each server at the same time */
+    ROUNDS = 6,        /* the first one is for warming up */
+    CHUNK = 64 * 1024, /* the most bytes of one send() or recv() */
+    MOST_BITS = 18,    /* a client with patience sends at most 2^18 bytes */
+    PAUSE_MAX = 200,   /* the longest pause, in ms */
+    PATIENCE = 30,     /* seconds without progress after which an echo is lost */
+    GROWTH_MAX = 128,  /* KiB by which a server may grow after the first round */
     LINE_SIZE = 4096,
     LINES_KEPT = 8 /* of a log, for the message of a failure */
 };
@@ -68,7 +68,8 @@ static const char *const known_lines[] = {
     "timed out, do some other work here",
 };
 
-/* What a client does. After PATIENT its echo must be complete. */
+/* What a client does. Those up to SILENT half-close and must get all of their echo; the others leave without
+ * it. */
 enum kind { PATIENT, PATIENT_TO_THE_END, SILENT, RESETS, VANISHES, DEAF, URGENT, KINDS };
 
 struct client {
@@ -77,7 +78,7 @@ struct client {
     enum kind kind;
     size_t total;    /* bytes that it sends */
     size_t piece;    /* the most that one send() gets */
-    size_t pause_at; /* after so many bytes sent it pauses, or does what its kind says */
+    size_t pause_at; /* after that many bytes it pauses, or does what its kind says */
     double pause;    /* seconds */
     size_t sent, received;
     double resumes; /* in seconds(): it pauses until then; 0: it has not paused yet */
@@ -287,7 +288,7 @@ static void begin_client(struct server *s, struct client *c) {
 
     *c = (struct client){.number = s->begun++, .progress = seconds()};
     c->kind = (enum kind)draw(&state, KINDS);
-    c->total = draw(&state, (size_t)1 << draw(&state, 19)) % MOST_BYTES + 1;
+    c->total = draw(&state, (size_t)1 << draw(&state, MOST_BITS + 1)) + 1;
     c->piece = 1 + draw(&state, draw(&state, 2) ? CHUNK : 2000);
     c->pause_at = draw(&state, c->total + 1);
     c->pause = draw(&state, 2) ? (double)draw(&state, PAUSE_MAX) / 1000 : 0;

@@ -47,8 +47,8 @@
 
 enum {
     PATIENCE = 10,       /* seconds that a client of ours waits for a byte; times SLOW */
-    WINDOW = 5,          /* milliseconds through which a program sleeps that has nothing to do */
-    SPIN_MAX = 1000,     /* milliseconds after which one that has not slept spins */
+    WINDOW = 5,          /* milliseconds: a program with nothing to do sleeps at least this long */
+    SPIN_MAX = 1000,     /* milliseconds without such a sleep after which a program spins */
     OCCURRENCES = 5,     /* the first calls of each kind that fail, one in each run */
     WAITS_TRIED = 20,    /* the same for the calls that wait, when they are interrupted */
     PAIRS = 80,          /* runs with two faults, for each program */
@@ -61,7 +61,7 @@ enum {
     SHORTAGES_MAX = 20,  /* calls that may fail in half a second for lack of descriptors */
     INPUT_SIZE = 100000, /* bytes that the client of 04 has to read */
     HITS_MAX = 256,      /* faults with an error that are kept, of one run */
-    JOBS_MAX = 64,       /* workers */
+    JOBS_MAX = 1024,     /* workers */
 };
 
 /* ---- The programs ---- */
@@ -411,8 +411,8 @@ static void play_wait_for(struct peer *peer, const char *wanted) {
     }
 }
 
-/* A greeter answers each piece that one recv() returned with " good" after it. How the pieces were
- * cut is its own affair: so we take these words out, and the rest must be what was sent. */
+/* A greeter answers each piece that one recv() returned with " good" after it. How the bytes
+ * were cut does not matter. Therefore we take these words out, and the rest must be what was sent. */
 static void play_greeter(struct peer *peer, const char *message) {
     char line[8192], *good;
 
@@ -559,7 +559,7 @@ static void scene_echo(struct seen *seen, const struct program *program) {
         play_leave(&seen->good);
         play_mute(&seen->mute);
     }
-    play_close(&seen->mute, false); /* with all that it has not read: so this, too, is a reset */
+    play_close(&seen->mute, false); /* its unread bytes make this a reset, too */
     if (!one_by_one) {
         play_exchange(&seen->good, 100);
         play_leave(&seen->good);
@@ -700,12 +700,13 @@ static void scene_late_chat(struct seen *seen) {
     play_wait_for(peer, itself);
     if (!is_lost(peer))
         shutdown(peer->fd, SHUT_WR);
-    while (play_read_line(peer, line, sizeof line)) /* others may be leaving still */
+    while (play_read_line(peer, line, sizeof line)) /* others may still be leaving */
         continue;
     play_close(peer, false);
 }
 
-/* Clients that do nothing, which the server must close. When is the machine's affair. */
+/* Clients that do nothing, which the server must close. When it does so depends on the machine,
+ * so we do not check that. */
 static void scene_idle(struct seen *seen) {
     struct peer *peers[] = {&seen->good, &seen->resets, &seen->mute};
 
@@ -945,7 +946,7 @@ static void settle(struct seen *seen, const struct baseline *baseline) {
 
 /* ---- The log ---- */
 
-/* Lines about ordinary events, as in section 3 of the design. */
+/* Lines about ordinary events. Every other line reports something that went wrong. */
 static const char *const ordinary[] = {
     "starting up on *",
     "listening sockets: *",
@@ -1151,6 +1152,23 @@ static void judge_server(struct seen *seen, const struct program *program) {
         blame(seen, "it spins when all clients have left");
 }
 
+/* A shortage and a failed accept() must be logged, so that their cause can be found. */
+static void judge_silence(struct seen *seen, const struct program *program) {
+    const char *log = read_file("log");
+    bool shortage =
+        false; /* the first one was looked for: those that go on have no line of their own */
+
+    for (int i = 0; i < seen->hit_count; i++) {
+        const char *required = required_of(&seen->hits[i], program);
+        const char *error = strerror(seen->hits[i].error);
+        bool first = strcmp(required, "shortage") == 0 && !shortage;
+
+        shortage = shortage || first;
+        if ((first || strcmp(required, "note") == 0) && strstr(log, error) == NULL)
+            blame(seen, "its log lacks \"%s\"", error);
+    }
+}
+
 /* A line for each fault, but only one for a shortage that goes on. */
 static void judge_log(struct seen *seen, const struct program *program) {
     int lines = baseline_of(program)->seen.reports, shortages = 0;
@@ -1184,6 +1202,7 @@ static void judge(struct seen *seen, const struct program *program) {
         judge_exit(seen, program);
     } else if (is_server(program)) {
         judge_server(seen, program);
+        judge_silence(seen, program);
     } else {
         judge_client(seen, program);
     }
@@ -1610,10 +1629,10 @@ static void work(double end) {
     }
 }
 
-static void work_in_parallel(const char *directory, int jobs) {
+static int work_in_parallel(const char *directory, int jobs) {
     double end = time_limit > 0 ? seconds() + time_limit : 0;
     pid_t workers[JOBS_MAX];
-    int left = jobs;
+    int left = jobs, failed = 0, status;
 
     fflush(stdout);
     for (int i = 0; i < jobs; i++) {
@@ -1631,9 +1650,10 @@ static void work_in_parallel(const char *directory, int jobs) {
     while (left > 0) {
         nap(0.1);
         for (int i = 0; i < jobs; i++)
-            if (workers[i] != 0 && waitpid(workers[i], NULL, WNOHANG) == workers[i]) {
+            if (workers[i] != 0 && waitpid(workers[i], &status, WNOHANG) == workers[i]) {
                 workers[i] = 0;
                 left--;
+                failed += status != 0;
             }
         if (isatty(1)) {
             printf("\r%d of %d runs, %d faults, %d failures ", shared->done, run_count,
@@ -1643,6 +1663,7 @@ static void work_in_parallel(const char *directory, int jobs) {
     }
     if (isatty(1))
         printf("\r\033[K");
+    return failed;
 }
 
 /* One line for each program; returns how many ways were never reached, and should have been. */
@@ -1825,11 +1846,9 @@ int main(int argc, char **argv) {
     }
     printf("seed %llu\n", (unsigned long long)seed);
     problems = prepare(argv[1] == NULL ? "" : argv[1]);
-    work_in_parallel(directory, jobs);
+    problems += work_in_parallel(directory, jobs);
     never = summarize();
     printf("%d of %d runs, %d faults that hit, %d failures, %d ways never reached\n", shared->done,
            run_count, shared->hits, shared->failed, never);
-    if (time_limit <= 0 && shared->done < run_count)
-        problems++; /* a worker has died */
     return problems + never + shared->failed > 0 ? 1 : 0;
 }
