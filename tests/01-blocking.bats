@@ -260,7 +260,7 @@ has_ended_or_printed_its_line() {
     because "a stall points to Nagle's algorithm: it holds a small piece back for a delayed ACK (40 ms). Set TCP_NODELAY"
     tell watch "$server_pid" roundtrips 25 64K stalls
     ((${told##* } <= 8)) || fail_with "${told##* } of 25 round trips stalled"
-    expected "the faster of 2 round trips of 1 MiB to take less than 300 ms, without the time in which either side was busy"
+    expected "the faster of 2 round trips of 1 MiB to take at most 300 ms, without the time in which either side was busy"
     tell roundtrips 2 1M quickest-at-most 300 shutdown eof
 }
 
@@ -281,8 +281,8 @@ has_ended_or_printed_its_line() {
     expected "the server to go on and lose no data while every second call fails with EINTR"
     because "EINTR means that a signal arrived before the call did anything. Make the same call again"
     peer connect exchange 100K exchange 100K shutdown eof close @B connect exchange 10 shutdown eof
-    expected "no call with a descriptor that is none"
-    because "accept() that fails returns -1, which is no descriptor. Call it again before you go on"
+    expected "no call with the descriptor -1"
+    because "an accept() that fails returns -1, which is not a descriptor. Call it again before you go on"
     log_lacks "Bad file descriptor"
     faults_reached accept recv send
 }
@@ -322,8 +322,8 @@ accept_was_made() {
 @test "01.32 An error that will not pass ends the server, with one message" {
     local error lines
 
-    because "EBADF, EINVAL, ENOTSOCK and EFAULT from accept() are the server's own. Every later call fails as well: print the error and exit(1)"
     for error in EINVAL EBADF ENOTSOCK EFAULT; do
+        because "EBADF, EINVAL, ENOTSOCK and EFAULT from accept() are the server's own. Every later call fails as well: print the error and exit(1)"
         expected "exit status 1 when every accept() fails with $error"
         start_server --faults "accept:$error" -q 0
         # A server that sleeps until the listener is ready calls accept() when a client is there.
@@ -437,7 +437,7 @@ listens_on() {
 
     printf -v long 'x%.0s' {1..60}
     start_server
-    expected "the log lines that the README shows, word for word, each as soon as the event happens"
+    expected "the log lines of this step, word for word, each as soon as the event happens"
     because "the words must match exactly, and \\\", \\\\ and newlines in the data are escaped. Or the line is still in a buffer: fflush(), setvbuf(), python3 -u"
     tell connect local
     client=${told#* }
@@ -470,7 +470,7 @@ listens_on() {
     because "an error message names the call, the address and the error, in these words"
     log_has "bind 127.0.0.1 port $port: Address already in use (" ||
         fail_with "a different error message"
-    expected "the usage for a port that is none"
+    expected "the usage for the port abc, which is not a number"
     because "a program that does not understand its arguments says which it takes"
     run_server abc
     log_mentions usage || fail_with "no usage text"
@@ -666,7 +666,7 @@ listens_on() {
     client_ends 0
     serve_ends
     start_server
-    expected "the client's lines that the README shows, word for word"
+    expected "the client's lines of this step, word for word"
     because "each event is one line that begins with the client's own address, and the data in it is escaped"
     run_client 0 "$port" "$host" 'This is the message. ' $'two\nlines'
     client_prints ': sending "This is the message. "'$'\n'

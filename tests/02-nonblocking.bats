@@ -153,7 +153,7 @@ log_rests() {
 # bats test_tags=only-02,method
 @test "02.9 It uses a whole core while nothing happens" {
     start_server
-    expected "the server to use a whole core all the time, which is the price of never waiting"
+    expected "the server to use at least half of a core in 100 ms, and its main thread to go to sleep at most 5 times"
     because "no call of this server may block or nap, in any thread. (One that blocks in a thread per client is no server of this stage; METHOD=no leaves this step out)"
     server_burns 100
     tell connect exchange 10
@@ -165,7 +165,7 @@ log_rests() {
     start_server
     tell connect exchange 10 @B connect exchange 10 close @C connect exchange 10 shutdown eof close \
         @D connect exchange 10 reset
-    log_rests "after three clients have left, while the last one is silent"
+    log_rests "after three clients have left, while the one that stays is silent"
 }
 
 # ---- Hardening -------------------------------------------------------------------------------
@@ -266,7 +266,7 @@ has_sent_enough() {
     local client line
 
     start_server
-    expected "the log line that the README shows, word for word, when all of a client's echo has been sent"
+    expected "the log line of this step, word for word, when all of a client's echo has been sent"
     because "log this line when send() has emptied a queue that held back some bytes. It shows when a slow client has caught up"
     tell rcvbuf 4K connect local
     client=${told#* }
@@ -281,7 +281,7 @@ has_sent_enough() {
     tell_no_more
 
     start_server --open-files 64 -q 0
-    expected "the log line that the README shows, once, and even with -q because it concerns the server itself"
+    expected "the log line of this step, once, and even with -q because it concerns the server itself"
     because "a line per failed accept() fills the disk; without any line you would not know why clients wait"
     tell @c1..20 connect @c1..20 exchange 10 @c21..100 connect
     line="out of descriptors: accept: Too many open files; trying again when a client leaves, or in a second"

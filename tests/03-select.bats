@@ -300,7 +300,7 @@ wait_was_made() {
     local client
 
     start_server --open-files 2000
-    expected "the log lines that the README shows, word for word"
+    expected "the log lines of this step, word for word"
     because "each wait, each urgent byte and each refused client has its own line, and the words must match exactly"
     wait_for_log "waiting for the next event"$'\n'
     tell connect local
@@ -462,17 +462,17 @@ join() {
     tell @c2 send 'good morning\n' @c1 expect "${address[2]}: good morning\n"
     tell @c3 expect "${address[2]}: good morning\n" send 'and to you\n'
     tell @c1..2 expect "${address[3]}: and to you\n"
-    expected "a guest who leaves to be announced to the others"
+    expected "a guest that leaves to be announced to the others"
     tell @c2 close @c1 expect "${address[2]} has left (clients: 2)\n"
     tell @c3 expect "${address[2]} has left (clients: 2)\n" shutdown eof close
     tell @c1 expect "${address[3]} has left (clients: 1)\n"
-    expected "a guest who is alone in the room not to get back what it says"
+    expected "a guest that is alone in the room not to get back what it says"
     tell @c1 send 'nobody is left\n'
     wait_for_log 'nobody is left'
     tell @c2 connect local
     address[2]=${told#* }
     tell @c1..2 expect "New connection from ${address[2]} (clients: 2)\n"
-    expected "a guest who half-closes to get all that was said until then, and then end of file"
+    expected "a guest that half-closes to get all that was said until then, and then end of file"
     while_stopped tell @c2 send 'wait for me!\n' @c1 shutdown
     tell @c1 expect "${address[2]}: wait for me!\n" eof
 }
@@ -524,7 +524,7 @@ join() {
         printf -v said '%s%0900d\\n' "$said" "$i"
         printf -v heard '%s%s: %0900d\\n' "$heard" "${address[1]}" "$i"
     done
-    expected "20 lines and an unfinished one to be passed on from a guest who then reset the connection"
+    expected "20 lines and an unfinished one to be passed on from a guest that then reset the connection"
     because "recv() returns what came before the reset, and only then the error. So do not close a connection when send() fails"
     while_stopped tell @c1 send "$said" send 'last words' reset @c2 send 'anybody here?\n'
     tell expect "$heard" expect "${address[1]}: last words\n${address[1]} has left (clients: 1)\n"
@@ -566,7 +566,7 @@ join() {
 }
 
 # bats test_tags=only-03,companion
-@test "chat.5 A guest who does not read is put out, and delays no one" {
+@test "chat.5 A guest that does not read is put out, and delays no other" {
     local round ends lines before open
 
     because "send() must not block, and each guest needs a queue of its own. Disconnect a guest whose queue is full"
@@ -579,7 +579,7 @@ join() {
     printf -v ends '%01500d' 0
     lines=${ends//0/"${address[1]}: \n"}
     ends=${ends//0/'\n'}
-    expected "every line to reach a guest who reads, in order, while another guest does not read at all"
+    expected "every line to reach a guest that reads, in order, while another guest does not read at all"
     memory
     before=$REPLY
     socket_count
@@ -591,7 +591,7 @@ join() {
             break
         fi
     done
-    expected "the guest who does not read to be disconnected before 8 MB wait for it, and the others to be told"
+    expected "the guest that does not read to be disconnected before 8 MB wait for it, and the others to be told"
     tell @c1..2 expect "${address[3]} has left (clients: 2)\n" @c1 send 'on we go\n'
     tell @c2 expect "${address[1]}: on we go\n"
     expected "the server's memory to grow by less than 1 MiB meanwhile"
@@ -665,7 +665,7 @@ join() {
         log_has "Shutdown Server ......" || fail_with "no such line in the log"
         tell_no_more
     done
-    expected "a guest who neither reads nor leaves to delay the server's exit by no more than a second"
+    expected "a guest that neither reads nor leaves to delay the server's exit by no more than a second"
     because "when the server ends, its wait for slow guests needs a deadline"
     start_chat
     join

@@ -48,7 +48,7 @@ load lib/helper
     local round one two three
 
     start_server -q 0
-    expected "each client to get its own echo in 20 rounds, in which 9 clients connect, 9 leave, and the others send"
+    expected "each client to get its own echo in 20 rounds: 9 clients leave, 9 connect, and then all 18 send"
     because "the entry that fills a gap must keep its descriptor and events, and its connection must learn the new index"
     # The entry of C, which does not read, is the last, and moves when B leaves. That is over once
     # A, which sends after that, has been served.
@@ -112,7 +112,7 @@ load lib/helper
     local client
 
     start_server
-    expected "the log line from the README, word for word, for a client that closes its connection normally"
+    expected "the log line of this step, word for word, for a client that closes its connection normally"
     because "recv() returns 0 at end of file: this is not an error, so the line must not report one"
     tell connect local
     client=${told#* }
@@ -128,7 +128,7 @@ load lib/helper
     read_all "$server_log"
     [[ ${REPLY%%"closing $client after "*} == *"received \"last words\" from $client"$'\n'* ]] ||
         fail_with "the connection was closed, and no line before that says that \"last words\" was received"
-    expected "the log line from the README, word for word, for a client that resets while it is owed data"
+    expected "the log line of this step, word for word, for a client that resets while it is owed data"
     because "POLLHUP or POLLERR without POLLIN means that there is nothing to read: close the socket and log the hang-up"
     tell @C rcvbuf 4K connect local
     client=${told#* }
@@ -307,11 +307,12 @@ both_sleep() {
 
 # bats test_tags=only-04,client
 @test "04.46 The client sleeps while it waits, also when its input has ended" {
-    serve accept expect 'hello' eof hold
+    serve accept expect 'hello' say read eof hold
     expected "the client to sleep while it waits for the echo"
     because "a socket is almost always writable: ask for POLLOUT only when there is something to send"
     start_client_on_pipe "$port" "$host"
     printf 'hello' >&"$input"
+    wait_until "the client to send hello" grep -q read "$serve_out"
     client_sleeps
     expected "the client to sleep while it waits for the echo after its input, a pipe, has ended"
     because "poll() keeps reporting an input that has ended (POLLHUP, or POLLIN for a file): set its fd to -1"
@@ -422,13 +423,14 @@ fd_flags() {
     serve -b hold
     run_client 1 "$port" "$host"
     client_complains "refused"
-    because "atoi() turns 10000x into 10000 and abc into 0: use strtol(), and check where the number ends"
+    because "atoi() turns 10000x into 10000 and abc into 0. Use strtol(), check where the number ends, and refuse numbers above 65535"
     for bad in abc 70000 10000x "" 18446744073709551617; do
         expected "exit status 2, and the usage, for the port \"$bad\""
         run_client 2 "$bad"
         client_complains usage
     done
     expected "exit status 2 for a host that is not an address, and for a third argument"
+    because "getaddrinfo() refuses this HOST, and this client takes no third argument. Print the usage, and exit with status 2"
     run_client 2 10000 "no such host"
     run_client 2 10000 127.0.0.1 hello
     [[ -c /dev/full ]] || return 0

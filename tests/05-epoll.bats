@@ -138,7 +138,7 @@ least_run_time() {
     tell exchange 10 exchange 1000
     wait_for_log " to $client"$'\n' 2
     log_lacks "output queue"
-    expected "the log line from the README after a client has read what was left over"
+    expected "the log line of this step after a client has read what was left over"
     tell fill 64M
     log_lacks "output queue for $client is empty"
     tell drain
@@ -189,6 +189,7 @@ read_figures() {
     read_figures
     ((messages == 500)) || fail_with "the client reports $messages messages"
     expected "the client to run for 0.3 s (-d 0.3)"
+    because "with -d, begin messages until that many seconds have passed since the first one. The clock stops with the last echo"
     run_client 0 -c 10 -d 0.3 "$port" "$host"
     read_figures
     ((elapsed >= 290)) || fail_with "the client reports a run of $elapsed ms"
@@ -222,6 +223,8 @@ read_figures() {
     ((elapsed >= 640 && elapsed <= i)) || fail_with "the client reports a run of $elapsed ms"
     rate_fits
 
+    expected "exit status 0, and all figures, for 10 connections and messages of 10,000 bytes (-d 0.5)"
+    because "send() may accept only a part of such a message, and recv() may return only a part of its echo. Go on until all is done"
     start_server -q 0
     run_client 0 -c 10 -d 0.5 -s 10000 "$port" "$host"
     read_figures

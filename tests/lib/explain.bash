@@ -30,6 +30,9 @@ explain_the_end() {
     *SIGPIPE)
         unless_it_says SIGPIPE "the server sent to a client that was gone. Stop at the first recv() or send() that fails, or recv() that returns 0. MSG_NOSIGNAL turns SIGPIPE into an error of send() (01.23)"
         ;;
+    *SIGXFSZ)
+        because "the server wrote more than 256 MiB, and the tests allow no more. Look for a line in the loop that is printed in every turn"
+        ;;
     *) # an exit
         ! log_shows_eagain || return 0
         [[ $REPLY != *"Bad file descriptor"* ]] ||
@@ -110,9 +113,9 @@ explain_doing() {
     elif [[ $1 =~ ^is\ blocked\ in\ (select|poll|epoll_wait) && $1 == *"not been"* ]]; then
         call=${BASH_REMATCH[1]}
         case $call in
-        select) unless_it_says 'select|set|watch' "select() does not watch this socket. Put it into a set again before each call, for reading or for writing, and pass the highest descriptor plus one (03.2 to 03.4)" ;;
+        select) unless_it_says 'select|set|watch' "select() does not watch this socket. Put it into a set again before each call, for reading or for writing, and pass the highest descriptor plus one (03.1 to 03.3)" ;;
         poll) unless_it_says 'poll|entry|watch' "poll() does not watch this socket. It needs an entry in the array, with POLLIN or POLLOUT in events (04.1 to 04.3)" ;;
-        epoll_wait) unless_it_says 'epoll|edge|watch' "epoll_wait() does not report this socket. It must be on the interest list, with EPOLLIN or EPOLLOUT; with EPOLLET, go on until EAGAIN (05.1)" ;;
+        epoll_wait) unless_it_says 'epoll|edge|watch' "epoll_wait() does not report this socket. It must be on the interest list, with EPOLLIN or EPOLLOUT; with EPOLLET, go on until EAGAIN (05.1, 05.4)" ;;
         esac
     fi
 }
@@ -138,7 +141,7 @@ explain_options() {
         case $argument in
         -q) texts+="${texts:+; }-q turns off the log lines about clients" ;;
         -t) texts+="${texts:+; }-t SECONDS is the time between two calls of the other work" ;;
-        -i) texts+="${texts:+; }-i SECONDS is how long a client may be silent" ;;
+        -i) texts+="${texts:+; }-i SECONDS is how long a client may make no progress" ;;
         esac
     done
     [[ -z $texts ]] ||
