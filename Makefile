@@ -27,7 +27,7 @@ endif
 endif
 
 # SANITIZE=1: the tests run programs that are built with sanitizers, in a directory of their own. After a
-# report a program exits with status 99, which no test expects. SIGUSR2 ends it: see tests/lib/finish.c.
+# report a program exits with status 99, which no test expects. The tests end a program by SIGUSR2: see tests/lib/finish.c.
 # Programs with threads are built twice, because ThreadSanitizer does not go with the others.
 ifdef SANITIZE
 BUILD      = build/sanitize
@@ -35,6 +35,7 @@ SANITIZERS = -g -O1 -fno-omit-frame-pointer -fno-sanitize-recover=all
 FLAGS      = $(SANITIZERS) -fsanitize=address,undefined
 THREADED   = $(shell grep -l '<pthread.h>' $(SOURCES))
 PROGRAMS  += $(THREADED:%.c=$(BUILD)/threads/%)
+# Otherwise a step builds it by itself, with AddressSanitizer.
 export CALLBACKS = $(BUILD)/05-epoll/callbacks
 FINISH     = $(BUILD)/finish.o
 SUITES    := $(filter-out docs exercise grade,$(SUITES)) races

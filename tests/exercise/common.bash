@@ -173,7 +173,7 @@ choose_stage_and_programs() {
     fi
     if [[ -n $server$client ]]; then
         if [[ -z $number ]]; then
-            echo "Which stage is it? make $1 STAGE=01 SERVER=\"$server\""
+            echo "Which stage is it? make $1 STAGE=01${server:+ SERVER=\"$server\"}${client:+ CLIENT=\"$client\"}"
             return 2
         fi
         return
@@ -251,10 +251,29 @@ advise() {
     done
 }
 
-# compile SOURCE PROGRAM: all that is shown is what the compiler says.
-compile() {
+# compile_submission SOURCE PROGRAM: all that is shown is what the compiler says.
+compile_submission() {
     # shellcheck disable=SC2086 # CC and CFLAGS may be several words
     ${CC:-cc} -std=c11 -Wall -Wextra -g ${CFLAGS-} -pthread "$1" -o "$2"
+}
+
+# full_number STEP: REPLY = 01.6 for 1.6
+full_number() {
+    REPLY=$1
+    [[ $REPLY != [0-9].* ]] || REPLY=0$REPLY
+}
+
+# stretched SECONDS: REPLY = SECONDS times SLOW, but not less than SECONDS
+stretched() {
+    REPLY=$(awk -v limit="$1" -v slow="${SLOW:-1}" 'BEGIN { print int(limit * (slow > 1 ? slow : 1)) }')
+}
+
+# is_complete TAP: it has as many results as it has announced.
+is_complete() {
+    local planned
+
+    planned=$(sed -n 's/^1\.\.//p' "$1" 2>/dev/null)
+    [[ -n $planned && $(grep -cE '^(not )?ok ' "$1") == "$planned" ]]
 }
 
 # ---- Running steps ---------------------------------------------------------------------------

@@ -50,7 +50,7 @@ function xml(text) {
     return text
 }
 
-# add(TEXT, LINE): not without end, whatever a submission prints
+# add(TEXT, LINE): TEXT and LINE. TEXT is limited, because a submission may print without end.
 function add(text, line) {
     return length(text) > 20000 ? text : text substr(line, 1, 1000) "\n"
 }

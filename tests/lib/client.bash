@@ -159,7 +159,7 @@ wait_for_output() {
     fail_with "the test gave up waiting for the client to print \"$1\"" "the client $REPLY"
 }
 
-# client_has_printed TEXT: true if the client has printed TEXT. For wait_until.
+# client_has_printed TEXT: true if the client has printed TEXT.
 client_has_printed() {
     read_all "$client_out"
     [[ $REPLY == *"$1"* ]]

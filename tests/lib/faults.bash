@@ -37,7 +37,7 @@ faults_reached() {
         fault_hits "$call"
         ((REPLY == 0)) || continue
         ((fault_calls < 3)) ||
-            skip "no call of $call that this server makes can fail in this way (it blocks, or is edge-triggered)"
+            skip "no call of $call that this program makes can fail in this way (it blocks, or is edge-triggered)"
         skip "faults.so cannot intercept $call in this program (a static program, or another run-time)"
     done
 }

@@ -53,7 +53,6 @@ sockets_are_closed() {
 last_look() {
     local doing_now
 
-    because_text=
     because "an error of one connection must close that connection and nothing else"
     server_is_alive || return
     if ! await sockets_are_closed; then
@@ -77,15 +76,16 @@ last_look() {
 # sanitizer_was_silent: checks that neither the server nor the client has printed a report of a sanitizer. Returns 1
 # if one has.
 sanitizer_was_silent() {
-    local file
+    local file where=log
 
     for file in "$server_log" "$client_err"; do
         [[ -n $file ]] || continue
+        [[ $file != "$client_err" ]] || where=stderr # the key under which a failure shows it
         read_all "$file"
         if is_sanitizer_report "$REPLY"; then
             expected "no report from a sanitizer"
-            because "the program uses memory, threads or arithmetic wrongly. The report in the log says where"
-            fail_with "a report from a sanitizer, see the log"
+            because "the program uses memory, threads or arithmetic wrongly. The report under \"$where\" says where"
+            fail_with "a report from a sanitizer, see \"$where\""
             return
         fi
     done

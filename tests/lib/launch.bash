@@ -64,7 +64,7 @@ take_options() {
     # A sanitizer keeps freed memory for a while, which would look like a leak.
     local asan_options=quarantine_size_mb=0:thread_local_quarantine_size_kb=0${ASAN_OPTIONS:+:$ASAN_OPTIONS}
 
-    # malloc() of glibc overwrites what is freed, so that a use of it after that does not go well by luck.
+    # malloc() of glibc overwrites what is freed, so that a use after free does not work by luck.
     settings=("ASAN_OPTIONS=$asan_options" "GLIBC_TUNABLES=glibc.malloc.perturb=165:glibc.malloc.tcache_count=0")
     open_files=
     input=/dev/null
@@ -92,7 +92,7 @@ take_options() {
 }
 
 # finish_family: instrumented programs report at their end, which SIGKILL would prevent. So this sends the signal
-# that they handle, $FINISH_SIGNAL (see tests/lib/finish.c), and gives them 5 s. Other programs have none.
+# that they handle, $FINISH_SIGNAL (see tests/lib/finish.c), and gives them 5 s. For other programs it is not set.
 finish_family() {
     local tries
 

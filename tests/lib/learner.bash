@@ -22,8 +22,8 @@ says() {
     }
 }
 
-# nothing_left: no process is left of what learn has started. (The status of grep would not do: it tells of a
-# process that ended meanwhile, too.)
+# nothing_left: no process is left of what learn has started. (The status of grep is no use: it is also 2
+# when a process ends during the search.)
 nothing_left() {
     [[ -z $(MARKER='' grep -lsz "^MARKER=$marker\$" /proc/[0-9]*/environ) ]]
 }

@@ -141,8 +141,7 @@ reap_server() {
     server_end=$REPLY
     server_pid=
     case $server_end in
-    *SIGXFSZ*) because "it wrote more than 256 MiB, and the tests allow no more. Look for a line in the loop that is printed in every turn" ;;
-    *SIGSEGV* | *SIGABRT* | *SIGBUS*) because "it used memory wrongly. Build it with -g -fsanitize=address,undefined and run the step again: the report names the line" ;;
+    *SIGXFSZ | *SIGSEGV | *SIGABRT | *SIGBUS | *SIGILL | *SIGFPE) explain_the_end ;;
     esac
 }
 

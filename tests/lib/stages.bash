@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2034 # the scripts use what is set here
-# stages.bash: the stages and their companion programs. make help, make demo, make ladder and make bench use
+# stages.bash: the stages and their companion programs. make help, make demo, make ladder and make break use
 # it. Names of files are relative to the top of the project.
 
 # A stage is a directory such as 03-select.

@@ -5,6 +5,7 @@
 cd "${BASH_SOURCE[0]%/*}/../.." || exit
 . tests/lib/suites.bash
 
+limit=${LIMIT:-60}
 header=(Symptom Mistake "In production" "Caught by" Got) # the keys of the lines above a diff, in order
 
 # read_patch PATCH: sets $id, $source (the program that it changes) and, from the lines above its diff,
@@ -88,8 +89,6 @@ try_step() {
         verdict=passed
     fi
 }
-
-limit=${LIMIT:-60}
 
 # step_titles: prints the number and the title of each step.
 step_titles() {
