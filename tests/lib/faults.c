@@ -84,8 +84,8 @@
  * in `env ... server`, begins again with zeros.
  *
  * FAULTS_HITS=FILE gets a line for each hit: the rule, which call it was, the error (or the number of
- * another action), and what the call was made on. That is the port of the peer, "listener" for a
- * listening socket, or "-" for anything else:
+ * another action), and what the call was made on. That is the port of the peer, "gone" for a
+ * connection whose peer has reset it, "listener" for a listening socket, or "-" for anything else:
  *
  *     recv:ECONNRESET:2 2 104 40412
  *
@@ -320,8 +320,11 @@ static void log_hit(const struct rule *rule) {
     if (REAL(getpeername)(current.fd, address, &size) == 0 && peer.sin6_port != 0) {
         snprintf(target, sizeof target, "%d", ntohs(peer.sin6_port));
     } else {
+        /* After a reset, a socket has lost its peer's address, but not its own. */
+        bool gone = REAL(getsockname)(current.fd, address, &size) == 0 && peer.sin6_port != 0;
+
         REAL(getsockopt)(current.fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &listens_size);
-        snprintf(target, sizeof target, "%s", listens ? "listener" : "-");
+        snprintf(target, sizeof target, "%s", listens ? "listener" : gone ? "gone" : "-");
     }
     length = snprintf(line, sizeof line, "%s %lu %ld %s\n", rule->text, current.number, rule->value,
                       target);

@@ -1041,7 +1041,7 @@ static void read_hits(struct seen *seen, const struct program *program) {
         if (hit->action[0] != 'E')
             continue;
         hit->port = atoi(on);
-        hit->on = hit->port > 0 ? "peer" : *on == 'l' ? "listener" : "-";
+        hit->on = hit->port > 0 || *on == 'g' ? "peer" : *on == 'l' ? "listener" : "-";
         hit->row = find_row(program, hit->call, hit->on, hit->action);
         seen->hit_count++;
     }
