@@ -53,15 +53,13 @@ results_are() {
 }
 
 @test "grade.1 Our server gets all points, from its source or as a program" {
-    local points
+    tried '^01\.([1-9]|10) '
     settings+=(SLOW=3)
     grade STAGE=01 SERVER=01-blocking/server.c
     ((status == 0))
-    [[ $output =~ score\ +([0-9]+)\ of\ ([0-9]+) ]]
-    points=${BASH_REMATCH[1]}
-    ((points > 20 && points == BASH_REMATCH[2]))
-    holds_steps "$points"
-    results_are passed "$points"
+    says "score      10 of 10"
+    holds_steps 10
+    results_are passed 10
 
     tried '^01\.[12] '
     learn build/01-blocking/server
@@ -167,18 +165,20 @@ refuses() {
 }
 
 @test "grade.7 When its time is over, the steps that are left are not run, and have no points" {
-    local most
+    local most skipped
     # It starts, hangs, and ignores what it can.
     server 'trap "" TERM INT HUP' 'echo "starting up on 127.0.0.1 port 45555"' 'while :; do sleep 300; done'
-    settings+=(SLOW=0.5)
-    grade STAGE=01 SERVER="$BATS_TEST_TMPDIR/server" LIMIT=10
+    settings+=(SLOW=0.2)
+    grade STAGE=01 SERVER="$BATS_TEST_TMPDIR/server" LIMIT=5
     ((status == 0))
     says "01.1 "
-    says "because the grading was ended after 10 s"
+    says "because the grading was ended after 5 s"
     [[ $output =~ score\ +0\ of\ ([0-9]+) ]]
     most=${BASH_REMATCH[1]}
     ((most > 20))
-    holds_steps "$most"
+    # A step that does not apply may be skipped before the time is over.
+    skipped=$(grep -c '"result": "skipped"' "$results/grade.json") || :
+    holds_steps $((most + skipped))
     (($(grep -c '"result": "failed"' "$results/grade.json") > 0))
     (($(grep -c '"result": "not run"' "$results/grade.json") > 0))
     nothing_left
