@@ -4,39 +4,72 @@
 
 cd "$BATS_TEST_DIRNAME/.." || exit
 
-# each_walkthrough COMMAND...: runs it on every NN-stage/README.md at the same time; fails if one fails.
-each_walkthrough() {
-    local stage pid status=0 pids=()
-    for stage in [0-9][0-9]-*; do
-        "$@" "$stage/README.md" >"$BATS_TEST_TMPDIR/$stage" 2>&1 &
+# each_page COMMAND...: runs it on every page of the stages at the same time, except STEPS.md; fails if one fails.
+each_page() {
+    local page pid status=0 pids=()
+    for page in [0-9][0-9]-*/*.md; do
+        [[ $page != */STEPS.md ]] || continue
+        "$@" "$page" >"$BATS_TEST_TMPDIR/${page//\//-}" 2>&1 &
         pids+=($!)
     done
     for pid in "${pids[@]}"; do
         wait "$pid" || status=1
     done
-    cat "$BATS_TEST_TMPDIR"/[0-9][0-9]-*
+    cat "$BATS_TEST_TMPDIR"/[0-9][0-9]-*.md
     return $status
 }
 
-# same_steps README: the headings "### 03.4 ..." of STEPS.md, and the headings and rows of companions in
-# README.md ("### chat.2 ...", "| edge.2 | ... |"), are the titles of the tests, in their order.
+# same_steps STAGE: the headings "### 03.4 ..." of STEPS.md, and the rows "| chat.2 | ..." of the companions' pages,
+# are the titles of the tests, in their order.
 same_steps() {
-    local stage=${1%/README.md} name='([0-9]{2}|[a-z-]+)\.[0-9]+'
-    diff --label "the pages of $stage" --label "tests of tests/$stage.bats" --unified=0 \
-        <(sed -nE "s/^### ($name .*)/\1/p; s/^\| ($name) \| (.*) \|\$/\1 \3/p" "$stage/STEPS.md" "$1") \
-        <(sed -n 's/^@test "\(.*\)" {$/\1/p' "tests/$stage.bats")
+    local name='([0-9]{2}|[a-z-]+)\.[0-9]+'
+    diff --label "the pages of $1" --label "tests of tests/$1.bats" --unified=0 \
+        <(sed -nE "s/^### ($name .*)/\1/p; s/^\| ($name) \| (.*) \|\$/\1 \3/p" "$1"/*.md | sort -V) \
+        <(sed -n 's/^@test "\(.*\)" {$/\1/p' "tests/$1.bats" | sort -V) &&
+        diff --label "the order of $1/STEPS.md" --label "tests of tests/$1.bats" --unified=0 \
+            <(sed -nE 's/^### ([0-9]{2}\.[0-9]+ .*)/\1/p' "$1/STEPS.md") \
+            <(sed -nE 's/^@test "([0-9]{2}\..*)" \{$/\1/p' "tests/$1.bats")
 }
 
+# same_chapters STAGE: its walkthrough has these. 01 has a glossary as well.
 same_chapters() {
-    diff --label "chapters of every walkthrough" --label "chapters of $1" --unified=0 - <(sed -n 's/^## //p' "$1" | grep -v '\.c: ') <<'END'
+    diff --label "chapters of every walkthrough" --label "chapters of $1/README.md" --unified=0 \
+        - <(sed -n 's/^## //p' "$1/README.md" | grep -vx Glossary) <<'END'
+The problem
 The idea
-New calls
 Run it
 Read it
-Steps
 Mistakes
 Still wrong
+Reference
+Next to it
+Challenges
 END
+}
+
+# same_mistakes STAGE: the rows "| what you see | why | 01.23 | `no-sigpipe-guard` |" name mistakes of
+# tests/mistakes, and the steps that catch them. There are at least five.
+same_mistakes() {
+    local step id rows=0 status=0
+    while IFS='|' read -r _ _ _ step id _; do
+        step=${step// /} id=${id//[ \`]/}
+        rows=$((rows + 1))
+        grep -qx "Caught by: $step" tests/mistakes/*/"$id.patch" || {
+            echo "$1/README.md: no patch \"$id\" in tests/mistakes is caught by step \"$step\""
+            status=1
+        }
+    done < <(sed -n '/^## Mistakes/,/^## /{/^|/p}' "$1/README.md" | tail -n +3)
+    ((rows >= 5)) || { echo "$1/README.md: the table of mistakes has $rows rows" && status=1; }
+    return $status
+}
+
+# each_stage COMMAND...: runs it on every stage; fails if one fails.
+each_stage() {
+    local stage status=0
+    for stage in [0-9][0-9]-*; do
+        "$@" "$stage" || status=1
+    done
+    return $status
 }
 
 @test "docs.1 Every transcript in a walkthrough happens just so" {
@@ -44,21 +77,34 @@ END
     limit=$(ulimit -Hn)
     [[ $limit == unlimited ]] || ((limit >= 2000)) ||
         skip "the sessions of 03 need 2,000 descriptors, and \"ulimit -Hn\" allows $limit"
-    each_walkthrough tests/lib/transcripts
+    each_page tests/lib/transcripts
 }
 
 @test "docs.2 Every excerpt in a walkthrough stands in its program, word for word" {
-    each_walkthrough tests/lib/excerpts
+    each_page tests/lib/excerpts
 }
 
 @test "docs.3 Every step of a walkthrough is a test, and every test a step" {
-    each_walkthrough same_steps
+    each_stage same_steps
 }
 
 @test "docs.4 Every walkthrough has the same chapters, in the same order" {
-    each_walkthrough same_chapters
+    each_stage same_chapters
 }
 
 @test "docs.5 Every step has a mistake, and the catalogue of mistakes is complete" {
     tests/mistakes/check
+}
+
+@test "docs.6 Each mistake in a walkthrough is one of tests/mistakes, with the step that catches it" {
+    each_stage same_mistakes
+}
+
+@test "docs.7 No page is too long, too wide, or says what the list of words advises against" {
+    tests/lib/prose README.md tests/README.md [0-9][0-9]-*/*.md
+}
+
+# The pages that a link can lead to, and their headings, as GitHub names them.
+@test "docs.8 Every link leads to a page, a heading or a program that exists" {
+    tests/lib/links README.md tests/README.md [0-9][0-9]-*/*.md
 }
