@@ -108,3 +108,15 @@ each_stage() {
 @test "docs.8 Every link leads to a page, a heading or a program that exists" {
     tests/lib/links README.md tests/README.md [0-9][0-9]-*/*.md
 }
+
+@test "docs.9 The pages name no command that make does not have, and the first page all that a learner needs" {
+    local help command
+    help=$(make --no-print-directory help)
+    # A target of make is the first word after "make" that stands in code.
+    for command in $(sed -nE 's/^( {4}|.*`)make ([a-z]+).*/\2/p' README.md tests/README.md [0-9][0-9]-*/*.md | sort -u); do
+        [[ $command == help ]] || grep -q "^  make $command\b" <<<"$help" || { echo "make help does not know make $command" && return 1; }
+    done
+    for command in $(sed -n '/^To learn/,/^$/s/^  make \([a-z]*\).*/\1/p' <<<"$help"); do
+        grep -q "make $command\b" README.md || { echo "README.md does not name make $command" && return 1; }
+    done
+}
