@@ -68,8 +68,14 @@ fail_with() {
     if [[ -n $because_text ]]; then
         say_key because "$because_text"
     fi
-    page=${page%.bats}/STEPS.md
-    [[ $number == [0-9]* && -e $course/$page ]] || page=${page%STEPS.md}README.md # companions are in there
+    page=${page%.bats}
+    if [[ $number == [0-9]* ]]; then
+        page+=/STEPS.md
+    elif [[ -e $course/$page/${number%.*}.md ]]; then # a companion has a page of its own
+        page+=/${number%.*}.md
+    else
+        page+=/README.md
+    fi
     say_key read "$page, step $number"
     # If a limit of time decided, and the server was not waiting for something that does not come:
     if [[ "$*" != *"is blocked in"* ]] &&
