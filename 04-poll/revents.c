@@ -2,7 +2,7 @@
  * everything that can happen to it. The manual pages leave some of this open. The kernel does not.
  *
  *     cc revents.c -o revents
- *     ./revents                   prints the table; with --markdown, as a README has it
+ *     ./revents                   prints the table; with --markdown, as revents.md has it
  *
  * New compared with server.c: there is no server and no loop. The program holds both ends of each
  * connection. It makes one end do something, and then asks all three calls about the other end,
@@ -319,7 +319,7 @@ static const struct situation situations[] = {
     {"connect refused", connect_refused, POLLHUP, ALL},
     {"connect under way", connect_under_way, 0, ALL},
     {"connect done", connect_done, POLLOUT, ALL},
-    {"listener, nobody waits", listener, 0, ALL},
+    {"listener, no connection waits", listener, 0, ALL},
     {"listener, a connection waits", listener_with_connection, POLLIN, ALL},
     {"pipe, writer left, empty", pipe_writer_left, 0, ALL},
     {"pipe, writer left, data unread", pipe_writer_left_data, 0, ALL},

@@ -474,7 +474,7 @@ row() {
 
 # bats test_tags=only-04,companion
 @test "revents.1 What poll, select and epoll report is what the kernel does" {
-    because "another kernel may report other events: then its table is right, so change the README and this test"
+    because "another kernel may report other events: then its table is right, so change revents.md and this test"
     table
     row "connected, nothing to read" OUT write OUT
     row "data to read" "IN OUT" "read write" "IN OUT"
@@ -490,7 +490,7 @@ row() {
     row "connect refused" "IN OUT ERR HUP RDHUP" "read write" "IN OUT ERR HUP RDHUP"
     row "connect under way" - - -
     row "connect done" OUT write OUT
-    row "listener, nobody waits" - - -
+    row "listener, no connection waits" - - -
     row "listener, a connection waits" IN read IN
     row "pipe, writer left, empty" HUP read HUP
     row "pipe, writer left, data unread" "IN HUP" read "IN HUP"
@@ -501,16 +501,16 @@ row() {
 
 # bats test_tags=only-04,companion
 @test "revents.2 The table in the walkthrough is that of this kernel" {
-    local readme
+    local page
 
-    because "the README is out of date: copy what \`revents --markdown\` prints between its <!-- revents --> marks"
+    because "the page is out of date: copy what \`revents --markdown\` prints between its <!-- revents --> marks"
     table --markdown
-    read_all "$course/04-poll/README.md"
-    readme=${REPLY#*$'<!-- revents -->\n'}
-    readme=${readme%%$'<!-- /revents -->'*}
-    expected "the table in 04-poll/README.md to be the one that revents prints on this kernel"
-    [[ ${readme#$'\n'} == "$table" || ${readme#$'\n'} == "$table"$'\n' ]] ||
-        fail_with "a different table" "$(diff <(echo "${readme%$'\n'}") <(echo "${table%$'\n'}") | head -n 10)"
+    read_all "$course/04-poll/revents.md"
+    page=${REPLY#*$'<!-- revents -->\n'}
+    page=${page%%$'<!-- /revents -->'*}
+    expected "the table in 04-poll/revents.md to be the one that revents prints on this kernel"
+    [[ ${page#$'\n'} == "$table" || ${page#$'\n'} == "$table"$'\n' ]] ||
+        fail_with "a different table" "$(diff <(echo "${page%$'\n'}") <(echo "${table%$'\n'}") | head -n 10)"
 }
 
 # bats test_tags=only-04,companion
