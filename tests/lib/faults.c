@@ -53,6 +53,8 @@
  *                  MSG_DONTWAIT. It does not come if epoll watches the descriptor with EPOLLET:
  *                  then EAGAIN would promise a new event, which we cannot send.
  *   cap=N        recv, send: The call asks for at most N bytes.
+ *   late=MS      recv, send: The call is made, and returns MS milliseconds later. It is a hit when it
+ *                returns. (recvmsg, sendmsg, readv and writev are never late.)
  *   sndbuf=N     accept: The new connection gets a send buffer of N bytes, or of the few KB that the
  *                kernel gives at least.
  *   sig=NAME     The signal (INT, STOP ...) is raised, and then the call is made.
@@ -162,7 +164,7 @@ static const char *const family_names[FAMILIES] = {CALLS(AS_FAMILY_NAME)};
 #define WRITES      (BIT(SEND) | BIT(WRITE))
 #define WAITS       (BIT(SELECT) | BIT(POLL) | BIT(EPOLL_WAIT))
 
-enum action { FAIL, CAP, SNDBUF, SIGNAL, READY, READY_READ, SHIFT, COUNT };
+enum action { FAIL, CAP, LATE, SNDBUF, SIGNAL, READY, READY_READ, SHIFT, COUNT };
 
 struct rule {
     char text[MAX_TEXT]; /* as it was given */
@@ -648,19 +650,38 @@ int connect(int fd, address_given address, socklen_t size) {
 
 /* ------------------------------------------------------------------ calls that move bytes */
 
+/* Returns the result of a call, at once or late. */
+static ssize_t returned(const struct rule *rule, ssize_t result) {
+    int saved = errno;
+
+    if (rule && rule->action == LATE) {
+        struct timespec pause = {rule->value / 1000, rule->value % 1000 * 1000000};
+
+        while (nanosleep(&pause, &pause) == -1 && errno == EINTR)
+            continue;
+        count_hit(rule);
+    }
+    errno = saved;
+    return result;
+}
+
 /* Each call has the parameters `fd` and `length`. A cap may shorten `length`. */
 #define WRAP_BYTES(family, given_flags, name, parameters, arguments)                               \
     ssize_t name parameters {                                                                      \
-        if (is_network(fd) && fails(rule_for_call(family, fd, given_flags), given_flags, &length)) \
+        const struct rule *rule = is_network(fd) ? rule_for_call(family, fd, given_flags) : NULL;  \
+                                                                                                   \
+        if (fails(rule, given_flags, &length))                                                     \
             return -1;                                                                             \
-        return REAL(name) arguments;                                                               \
+        return returned(rule, REAL(name) arguments);                                               \
     }
 
 #define WRAP_PLAIN_BYTES(family, other_family, name, parameters)                                   \
     ssize_t name parameters {                                                                      \
-        if (fails(rule_for_call(is_network(fd) ? family : other_family, fd, 0), 0, &length))       \
+        const struct rule *rule = rule_for_call(is_network(fd) ? family : other_family, fd, 0);    \
+                                                                                                   \
+        if (fails(rule, 0, &length))                                                               \
             return -1;                                                                             \
-        return REAL(name)(fd, buffer, length);                                                     \
+        return returned(rule, REAL(name)(fd, buffer, length));                                     \
     }
 
 WRAP_PLAIN_BYTES(RECV, READ, read, (int fd, void *buffer, size_t length))
@@ -983,6 +1004,7 @@ static const struct {
     long least, most; /* both 0: none */
 } actions[] = {
     {"cap", CAP, READS | WRITES, 1, 1L << 30},
+    {"late", LATE, READS | WRITES, 1, 60000},
     {"sndbuf", SNDBUF, BIT(ACCEPT), 1, 1L << 30},
     {"sig", SIGNAL, EVERY, 0, 0},
     {"ready", READY, WAITS, 0, 0},
