@@ -62,8 +62,14 @@ static void ignore_what_the_kernel_has(void) {
 /* What reports at the end needs descriptors, and the program may have none left. To close a socket takes it
  * out of the list of epoll, so standard input goes first. */
 static void get_ready(void) {
+    flockfile(
+        stderr); /* other threads may fail because of what is closed here, and must not say so */
     close(STDIN_FILENO);
 #ifndef COVERAGE
+    /* ThreadSanitizer has reported what it found, and would take it for a race that other threads still
+     * use what is closed here. */
+    if (__lsan_do_recoverable_leak_check == NULL)
+        return;
     ignore_what_the_kernel_has();
 #endif
     for (int fd = STDERR_FILENO + 1; fd < FREED_MAX; fd++)
