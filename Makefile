@@ -7,7 +7,7 @@ STAGES   = $(sort $(wildcard [0-9][0-9]-*))
 NUMBERS  = $(foreach s,$(STAGES),$(firstword $(subst -, ,$(s))))
 SOURCES  = $(sort $(wildcard $(STAGES:%=%/*.c)))
 PROGRAMS = $(SOURCES:%.c=$(BUILD)/%)
-SUITES  := grade $(shell printf '%s\n' $(NUMBERS) | sort -r) edge docs exercise
+SUITES  := grade $(shell printf '%s\n' $(NUMBERS) | sort -r) edge workers docs exercise
 TOOLS    = $(BUILD)/peer $(BUILD)/faults.so
 BUILD    = build
 
@@ -192,7 +192,8 @@ endif
 
 SERVERS = $(filter-out build/06%,$(STAGES:%=build/%/server)) 'build/06-timeouts/server -t 0.5 -i 60' \
           build/01-blocking/threads build/05-epoll/edge \
-          build/05-epoll/callbacks 'build/05-epoll/callbacks --slow 1 --worker'
+          build/05-epoll/callbacks 'build/05-epoll/callbacks --slow 1 --worker' \
+          'build/05-epoll/workers -j 2'
 soak: all build/soak
 	@build/soak $(MINUTES:%=-m %) $(SEED:%=-s %) $(SERVERS)
 

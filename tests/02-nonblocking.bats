@@ -4,7 +4,7 @@
 # on the wire and at what the process does; only one step judges the wording of the log.
 #
 # Tags: only-02 marks a step that holds in no later stage, not-edge one that is unfair to a server
-# with edge-triggered events, client one about client.c, wording one that judges the words of the log,
+# with edge-triggered events, not-workers one unfair to several listeners, client one about client.c, wording one that judges the words of the log,
 # method one that demands the stage's own way to serve its clients.
 
 # shellcheck disable=SC2034,SC2154 # the helper sets $port, $host, $stage ...
@@ -180,6 +180,7 @@ log_rests() {
     faults_reached accept recv send
 }
 
+# bats test_tags=not-workers
 @test "02.21 Out of descriptors it serves its clients, and later those that wait" {
     start_server --open-files 64
     expected "20 connected clients to be served while others wait for a free descriptor"
@@ -261,7 +262,7 @@ has_sent_enough() {
     tell @new1..60 drain
 }
 
-# bats test_tags=wording
+# bats test_tags=wording,not-workers
 @test "02.25 The log tells when a queue is empty, and of a shortage once" {
     local client line
 

@@ -632,3 +632,169 @@ stale_events() {
         [[ $REPLY == "$program: "*"usage: $program "* ]] || fail_with "${REPLY%%$'\n'*}"
     done
 }
+
+# ---- workers.c -------------------------------------------------------------------------------
+
+# start_workers THREADS [OPTION of start_server]...: $program = the command line of workers
+start_workers() {
+    build_program 05-epoll/workers -pthread
+    program=$REPLY
+    start_server --program "$program -j $1" "${@:2}"
+}
+
+# note_run_times: notes for how long each thread of the server has run, in ran[PID/task/TID].
+note_run_times() {
+    local file time
+
+    ran=()
+    for file in /proc/"$server_pid"/task/*/schedstat; do
+        read -r time _ 2>/dev/null <"$file" && ran[$file]=$time
+    done
+}
+
+# threads_have_run N: true if N threads have run since then.
+threads_have_run() {
+    local file time count=0
+
+    for file in "${!ran[@]}"; do
+        read -r time _ 2>/dev/null <"$file" && ((time > ran[$file])) && count=$((count + 1))
+    done
+    ((count >= $1))
+}
+
+# bats test_tags=only-05,companion
+@test "workers.1 Each thread serves a part of the clients" {
+    local program
+    declare -A ran
+
+    knows_cpu_time || skip "this kernel does not tell how long a thread has run (there is no /proc/PID/task/TID/schedstat)"
+    start_workers 4 -q 0
+    server_sleeps # all threads have started, and wait
+    note_run_times
+    expected "each of 100 clients to get its echo"
+    because "the kernel gives each client to one listener of the port. On each listener a thread must wait, and call accept()"
+    tell @c1..100 connect @c1..100 exchange 10
+    expected "each of the four threads to have served some of these clients"
+    because "all listeners must have the same port, and SO_REUSEPORT before bind(): then each gets about a quarter of the clients"
+    wait_until "four threads to run" threads_have_run 4
+}
+
+# has_called CALL N: true if the server has made this call N times.
+has_called() {
+    fault_calls "$1"
+    ((REPLY >= $2))
+}
+
+# bats test_tags=only-05,companion
+@test "workers.2 A busy thread delays only its own clients" {
+    local program
+
+    # The first recv() returns 3 s late, and is a hit when it returns.
+    start_workers 4 --faults recv:late=3000:1 -q 0
+    expected "40 of 100 clients to be answered while the thread of another client is busy"
+    because "a lock around the work lets only one thread work at a time. Threads that share nothing need no lock"
+    tell @busy connect @c1..100 connect @busy send-bytes 10
+    await has_called recv 1 || faults_reached recv
+    tell @c1..100 send-bytes 10
+    wait_until "40 answers" has_called send 40
+    fault_hits recv
+    ((REPLY == 0)) || fail_with "the 40th answer came only when the busy thread was done"
+    tell @busy drain @c1..100 drain
+}
+
+# bats test_tags=only-05,companion
+@test "workers.3 Each client gets its own bytes back while all threads receive" {
+    local program
+
+    # Between the return of recv() and the use of what it has received, another thread receives, too.
+    start_workers 4 --faults recv:late=20 -q 0
+    expected "each of 40 clients to get its own bytes back, although all of them send at the same time"
+    because "a buffer that all threads use holds what another one has received meanwhile: each thread needs a buffer of its own"
+    tell @c1..40 connect
+    while_stopped tell @c1..40 send-bytes 100
+    tell @c1..40 drain
+    faults_reached recv
+}
+
+# bats test_tags=only-05,companion
+@test "workers.4 A second server on the same port is refused" {
+    local program
+
+    start_workers 2
+    expected "exit status 1, and an error that says \"already in use\", when the port belongs to another such server"
+    because "with SO_REUSEPORT bind() succeeds, and the second server takes a part of the clients. Try a bind() without it first"
+    run_server --program "$program -j 2" "$port"
+    server_exited 1
+    log_mentions "already in use" || fail_with "an error message that does not say \"already in use\""
+    log_lacks "starting up"
+    expected "the first server to have served all of twenty clients"
+    peer @c1..20 connect @c1..20 exchange 10
+}
+
+# bats test_tags=only-05,companion
+@test "workers.5 The first line comes when every thread has its listener" {
+    build_program 05-epoll/workers -pthread
+    expected "exit status 1, and no first line, when the last of four listeners cannot be opened"
+    because "the line promises that clients can connect. Open all listeners, and then print it"
+    launch_server --program "$REPLY -j 4" --faults listen:EADDRINUSE:4+ 0
+    await has_ended_or_started || :
+    faults_reached listen
+    log_lacks "starting up"
+    server_ends 1
+}
+
+# bats test_tags=only-05,companion
+@test "workers.6 Out of descriptors, it says so once, and accepts the clients of each thread later" {
+    local program
+
+    start_workers 2 --open-files 40 -q 0
+    expected "clients to be served, and the server to sleep, while others wait for a free descriptor"
+    because "a descriptor is short in all threads. Each of them must stop watching its listener for a while"
+    tell @c1..10 connect @c1..10 exchange 10
+    tell @c11..100 connect
+    wait_for_log "out of descriptors"
+    server_sleeps
+    tell @c1..10 exchange 10
+    expected "one log line about it"
+    because "the threads share the descriptors, so this is one shortage. Share the flag that says that it is logged"
+    ! log_has "out of descriptors" 2 || fail_with "the line appears more than once"
+    expected "the waiting clients of each thread to be served when others leave"
+    because "a descriptor may be closed by another thread, so each thread must try accept() again after a second"
+    tell @c1..10 close @c11..100 send-bytes 10 @c11..100 shutdown
+    tell @c11..100 drain @c11..100 eof
+}
+
+# bats test_tags=only-05,companion
+@test "workers.7 An error that will not pass ends all threads, with one message" {
+    local program rule lines
+
+    # Four threads make the first four calls, and wait in them.
+    for rule in epoll_wait:EINVAL:5 epoll_wait:EINVAL:5+; do
+        start_workers 4 --faults "$rule" -q 0
+        expected "exit status 1 when epoll_wait() fails with EINVAL in one thread"
+        because "the clients of a thread that ends are left alone, and new ones still come to its listener: exit(1), not pthread_exit()"
+        while_stopped peer @c1..40 connect
+        await has_ended "$server_pid" || faults_reached epoll_wait
+        server_ends 1
+        expected "one message, also when all threads fail at the same time"
+        because "between the message of one thread and its exit(1) others may come to theirs: let only one thread in"
+        mapfile -t lines <"$server_log"
+        ((${#lines[@]} == 2)) || fail_with "$((${#lines[@]} - 1)) lines after the first line"
+    done
+}
+
+# bats test_tags=only-05,companion
+@test "workers.8 A number of threads that makes no sense is refused" {
+    local options program
+
+    because "every number must be checked before it is used, and a wrong command line must end with exit status 2"
+    build_program 05-epoll/workers -pthread
+    program=$REPLY
+    for options in "-j 0" "-j -1" "-j 2x" "-j x" "-j 257" "-x" "0 127.0.0.1"; do
+        expected "\"workers $options 0\" to print the usage, beginning with its own name, and to exit with status 2"
+        run_server --program "$program $options" 0
+        ((server_status == 2)) || fail_with "workers $server_end"
+        read_all "$server_log"
+        [[ $REPLY == "workers: "*"usage: workers "* ]] || fail_with "${REPLY%%$'\n'*}"
+    done
+}

@@ -37,6 +37,7 @@ static const struct row {
     {NULL, NULL, NUMBER, 0, 65535},
     {"03-select/client.c", "-c", NUMBER, 1, 1024},
     {"05-epoll/callbacks.c", "--slow", NUMBER, 0, 60000},
+    {"05-epoll/workers.c", "-j", NUMBER, 1, 256},
     {"05-epoll/client.c", "-c", NUMBER, 1, 1000000},
     {"05-epoll/client.c", "-n", NUMBER, 1, INT64_MAX - 1},
     {"05-epoll/client.c", "-s", NUMBER, 1, 1 << 30},

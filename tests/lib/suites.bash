@@ -39,8 +39,16 @@ file_of_step() {
     grep -lE "^@test \"$1 " tests/[0-9][0-9]-*.bats | head -n 1
 }
 
+# stage_of SUITE: REPLY = the stage whose steps it has: itself, or 05 for companions that are such a server, too.
+stage_of() {
+    case $1 in
+    edge | workers) REPLY=05 ;;
+    *) REPLY=$1 ;;
+    esac
+}
+
 # files_of SUITE: sets $files to the test file of the suite, followed by those of earlier stages. A suite is a stage
-# (03), edge, docs, exercise or grade; or races, which has the files of the stages that have a program with threads.
+# (03), edge, workers, docs, exercise or grade; or races, which has the files of the stages that have a program with threads.
 # Ends the script if there is no such suite.
 files_of() {
     local file
@@ -53,7 +61,8 @@ files_of() {
         files=("${files[@]/%/.bats}")
         return
     fi
-    files=(tests/"${1/edge/05}"*.bats)
+    stage_of "$1"
+    files=(tests/"$REPLY"*.bats)
     if [[ ! -e ${files[0]} ]]; then
         echo "There are no steps of a stage $1." >&2
         exit 2
@@ -67,7 +76,9 @@ files_of() {
 # clients of 04 and 05 differ from all others, so they inherit no steps. WORDING=no and METHOD=no leave out
 # the steps with these tags.
 filter_of() {
-    local suite=$1 stage=${1/edge/05} owner=${2#tests/}
+    local suite=$1 stage owner=${2#tests/}
+    stage_of "$1"
+    stage=$REPLY
     filter="!not-$suite,!not-$stage"
     owner=${owner%%-*}
     if [[ $owner != "$suite" ]]; then

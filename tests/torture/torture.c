@@ -95,6 +95,7 @@ static const struct program programs[] = {
     {"05-epoll/edge", "0", .scene = ECHO},
     {"05-epoll/callbacks", "0", .scene = ECHO},
     {"05-epoll/callbacks --worker", "--worker --slow 1 0", .scene = ECHO},
+    {"05-epoll/workers", "-j 2 0", .scene = ECHO},
     {"06-timeouts/server", "-t 0.05 0", .scene = ECHO},
     {"06-timeouts/server -i", "-t 0.05 -i 0.02 0", .scene = IDLE, .only = "poll close epoll_wait"},
     {"06-timeouts/client", "-p 0.001 PORT", .scene = CLIENT},
