@@ -94,7 +94,8 @@ help:
 	@echo '  make mistakes          make every known mistake, and check that its step fails (STAGE=03)'
 	@echo '  make torture           make every call of every program fail, in every way that it can;'
 	@echo '                         SECONDS=60 takes a random sample for a minute (STAGE=03)'
-	@echo '  make bench             measure CPU time per message, relative to a minimal epoll loop'
+	@echo '  make bench             measure what the servers cost, in under five minutes (PART=idle, QUICK=1);'
+	@echo '                         ACCEPT=1 records the figures that the texts show'
 	@echo '  make lint              check formatting, warnings and static analysis'
 	@echo '  make valgrind          run each program under valgrind, in one scene (PROGRAM=03-select/server)'
 	@echo '  make coverage          list the lines of the programs that no test reaches'
@@ -141,11 +142,11 @@ build/torture/torture: tests/torture/torture.c Makefile
 	@mkdir -p $(@D)
 	$(CC) $(WARNINGS) $(CFLAGS) $< -o $@
 
-build/bench/plain: tests/bench/plain.c Makefile
+build/bench/%: tests/bench/%.c Makefile
 	@mkdir -p $(@D)
 	$(CC) $(WARNINGS) $(CFLAGS) $< -o $@.$$$$ && mv $@.$$$$ $@
 
-bench: all build/bench/plain
+bench: all build/bench/plain build/bench/ready
 	@tests/bench/bench
 
 demo: all
