@@ -120,3 +120,7 @@ each_stage() {
         grep -q "make $command\b" README.md || { echo "README.md does not name make $command" && return 1; }
     done
 }
+
+@test "docs.10 Every measured figure in a text is that of the record" {
+    tests/bench/figures
+}
