@@ -124,3 +124,11 @@ each_stage() {
 @test "docs.10 Every measured figure in a text is that of the record" {
     tests/bench/figures
 }
+
+@test "docs.7 The patches of make bench fit their programs" {
+    local patch status=0
+    for patch in tests/bench/client.patch tests/bench/choices/*.patch; do
+        patch --dry-run --batch --forward -o /dev/null "$(sed -n 's:^--- a/::p' "$patch")" "$patch" || status=1
+    done
+    return $status
+}

@@ -57,20 +57,17 @@ function scaled(key,    sign, number, x) {
 
 # x, written with as many digits as the figure that is shown.
 function like(shown, x,    digits, decimals, text) {
-    digits = shown
-    gsub(/,/, "", digits)
-    if (index(digits, ".")) {
-        decimals = length(digits) - index(digits, ".")
+    gsub(/,/, "", shown)
+    if (index(shown, ".") || (x > 0 && x < 1 && shown > 0)) {
+        decimals = index(shown, ".") ? length(shown) - index(shown, ".") : 1
         do
             text = sprintf("%." decimals "f", x)
         while (text + 0 == 0 && x > 0 && decimals++ < 9)
         return commas(text)
     }
-    decimals = length(digits)
+    digits = shown
     sub(/0+$/, "", digits)
-    digits = length(digits) >= 2 || decimals == 1 ? length(digits) : 2
-    if (x < 1 && x > 0)
-        return sprintf("%.1f", x)
+    digits = length(shown) == 1 ? 1 : length(digits) < 2 ? 2 : length(digits)
     return commas(sprintf("%.0f", round_to(x, digits)))
 }
 
@@ -79,7 +76,7 @@ function complain(what) {
     failed = 1
 }
 
-function list(    i, word, other, computed) {
+function list(    i, word, other) {
     for (i = 1; i <= key_count; i++) {
         split(keys[i], word, ".")
         print_figure(keys[i])
