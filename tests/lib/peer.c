@@ -55,7 +55,7 @@ enum {
 
 #define MILLISECOND INT64_C(1000000)
 #define SECOND      (1000 * MILLISECOND)
-#define QUIET       (300 * MILLISECOND) /* fill: the buffers stay full for that long */
+#define QUIET       (300 * MILLISECOND) /* fill, offer: the buffers stay full for that long */
 #define PIECE_GAP   MILLISECOND         /* pieces: the other side can read each one by itself */
 #define STALL       (30 * MILLISECOND)  /* a delayed ACK takes at least 40 ms, on every machine */
 #define LONGEST     (86400 * SECOND)    /* of the times in a script */
@@ -852,6 +852,16 @@ static void step_fill(struct connection *c, const struct value *value) {
     print("%s filled %zu", c->name, c->sent - start);
 }
 
+/* Unlike send-bytes, this ends without an error when there is no room for the rest. */
+static void step_offer(struct connection *c, const struct value *value) {
+    size_t left = value->number;
+
+    do {
+        left -= send_pattern(c, smaller(left, CHUNK));
+    } while (left > 0 && wait_for(c->fd, POLLOUT, clock_now() + stretched(QUIET)) != 0);
+    print("%s sent %zu", c->name, value->number - left);
+}
+
 static void step_shutdown(struct connection *c, const struct value *value) {
     (void)value;
     if (shutdown(c->fd, SHUT_WR) < 0) {
@@ -1315,6 +1325,7 @@ static const struct command commands[] = {
     {"pieces", {N}, BOTH | EACH, step_pieces, "later sends: N bytes every ms; 0: all at once"},
     {"urgent", {BYTE}, TALK, step_urgent, "send an urgent byte (MSG_OOB)"},
     {"fill", {MAXIMUM}, TALK, step_fill, "send until all buffers stay full for 300 ms"},
+    {"offer", {N}, TALK, step_offer, "send N pattern bytes, or what there is room for; print it"},
     {"shutdown", {NONE}, TALK, step_shutdown, "half-close: send end of file"},
     {"close", {NONE}, TALK, step_close, "close; NAME can connect again"},
     {"reset", {NONE}, TALK, step_reset, "close with a reset (SO_LINGER 0)"},
