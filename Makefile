@@ -56,6 +56,7 @@ export SLOW         ?= 3
 export CALLBACKS     = $(BUILD)/05-epoll/callbacks
 else
 FLAGS      = $(CFLAGS)
+SUITES    += demo
 endif
 export BUILD
 
@@ -64,6 +65,7 @@ all: $(PROGRAMS) $(TOOLS)
 help:
 	@echo 'To learn:'
 	@echo '  make demo              watch the course in half a minute; STAGE=03 shows one stage'
+	@echo '  make bytes STAGE=03    see where the bytes are while a client does not read; SERVER=./mine'
 	@echo '  make start STAGE=01    put a file to begin with into mine/; 02 continues your own 01'
 	@echo '  make check             build it, run its steps in order, and stop at the first that fails'
 	@echo '  make hint              show the next hint for that step'
@@ -151,6 +153,10 @@ bench: all build/bench/plain build/bench/ready
 
 demo: all
 	@tests/demo/demo $(number)
+
+bytes: $(BUILD)/peer $(stage:%=$(BUILD)/%/server)
+	@tests/demo/bytes $(number)
+.PHONY: bytes
 
 # A learner's program, or two. Nothing else is built, and the run stops at the first failure.
 ifneq ($(SERVER)$(CLIENT),)

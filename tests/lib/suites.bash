@@ -48,8 +48,8 @@ stage_of() {
 }
 
 # files_of SUITE: sets $files to the test file of the suite, followed by those of earlier stages. A suite is a stage
-# (03), edge, workers, docs, exercise or grade; or races, which has the files of the stages that have a program with threads.
-# Ends the script if there is no such suite.
+# (03), edge, workers, docs, exercise, grade or demo; or races, which has the files of the stages that have a program
+# with threads. Ends the script if there is no such suite.
 files_of() {
     local file
     if [[ $1 == races ]]; then
