@@ -132,3 +132,7 @@ each_stage() {
     done
     return $status
 }
+
+@test "docs.11 Every picture of the bytes in a walkthrough is one that make bytes draws" {
+    each_page tests/lib/pictures
+}
