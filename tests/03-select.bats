@@ -566,7 +566,7 @@ join() {
 }
 
 # bats test_tags=only-03,companion
-@test "chat.5 A guest that does not read is put out, and delays no other" {
+@test "chat.5 A guest that does not read is disconnected, and delays no other" {
     local round ends lines before open
 
     because "send() must not block, and each guest needs a queue of its own. Disconnect a guest whose queue is full"

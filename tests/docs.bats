@@ -125,7 +125,7 @@ each_stage() {
     tests/bench/figures
 }
 
-@test "docs.7 The patches of make bench fit their programs" {
+@test "docs.11 The patches of make bench fit their programs" {
     local patch status=0
     for patch in tests/bench/client.patch tests/bench/choices/*.patch; do
         patch --dry-run --batch --forward -o /dev/null "$(sed -n 's:^--- a/::p' "$patch")" "$patch" || status=1
@@ -133,6 +133,6 @@ each_stage() {
     return $status
 }
 
-@test "docs.11 Every picture of the bytes in a walkthrough is one that make bytes draws" {
+@test "docs.12 Every picture of the bytes in a walkthrough is one that make bytes draws" {
     each_page tests/lib/pictures
 }
