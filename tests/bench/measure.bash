@@ -168,8 +168,8 @@ at_rest() {
     record_ratio busy "$before" "$(((REPLY - start) * 10))"
 }
 
-# turns IDLE: the microseconds of CPU time that a turn of a loop takes that never sleeps, and how many calls it makes in a
-# second of CPU time. One call asks the listener, and one each of IDLE connections.
+# turns IDLE: the microseconds of CPU time that a turn of a loop takes that never sleeps, and how many calls it makes in
+# a second of CPU time. One call asks the listener, and one each of IDLE connections.
 turns() {
     local core='' line nanoseconds=0 server=$server-turns
 

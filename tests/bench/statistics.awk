@@ -10,7 +10,7 @@
 # measured one after the other, and a machine that is slow for a minute slows both:
 #
 #     idle.poll.1000.cpu-to-epoll   the CPU time per message of poll divided by that of epoll, under that load
-#     idle.poll.1000.ratio          the same: the CPU time per message, relative to the server that the tables compare with
+#     idle.poll.1000.ratio          the same: relative to the server that the tables compare with
 #     idle.poll.1000.each           what each idle connection adds to the CPU time per message
 #     memory.timeouts.1000.bytes-minus-epoll    how much more it takes than epoll: the difference of two medians
 

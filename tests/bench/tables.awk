@@ -9,8 +9,8 @@ BEGIN {
         table("idle", "p50", 1, "Latency of that message, the median, in us (relative to epoll)")
         table("idle", "turn", 1, "CPU time of a turn of a loop that never sleeps, in us")
     } else if (part == "ready") {
-        table("ready", "call", 1, "CPU time of a call that watches 4,000 descriptors, by how many of them are ready, in us " \
-            "(relative to epoll)")
+        table("ready", "call", 1, "CPU time of a call that watches 4,000 descriptors, by how many of them are ready, " \
+            "in us (relative to epoll)")
     } else if (part == "load") {
         load_tables("load")
     } else if (part == "choices") {
@@ -18,12 +18,13 @@ BEGIN {
         table("choices", "cpu", 1, "CPU time per message in us (relative to the stage's server)", "send|ask|log")
         table("choices", "open", 1, "Milliseconds until 2,000 clients are connected and served", "accept")
         table("choices", "open-cpu", 1, "CPU time per new connection in us", "accept")
-        table("choices", "rate", 1000, "Thousands of 64-KiB messages per second on 4 connections, by KiB of buffer", "buffer")
+        table("choices", "rate", 1000, "Thousands of 64-KiB messages per second on 4 connections, by KiB of buffer",
+            "buffer")
         table("choices", "p50", 1000, "Latency by bytes per message, with and without TCP_NODELAY, in ms", "nodelay")
     } else if (part == "memory") {
         table("memory", "bytes", 1, "Memory per connection, by number of idle connections, in bytes")
         table("memory", "slow", 1, "Memory per client that sends but does not read, in bytes")
-        table("memory", "unread", 1, "How many bytes such a client gets rid of: most of them are in buffers of the kernel")
+        table("memory", "unread", 1, "How many bytes such a client gets rid of: most are in buffers of the kernel")
         table("memory", "busy", 1, "CPU time of the server while all of its connections are idle, in percent of a core")
     } else if (part == "peers") {
         load_tables("peers")
