@@ -9,8 +9,9 @@
  * what is new: start_thread() and serve_client(). Start reading at serve(), just below these.
  *
  * Watch for: the variables that belonged to the whole program now belong to a thread, each of which
- * has its own (_Thread_local): the connection, the buffer, and the text that escaped() returns. And
- * pass a connection on only once: after pthread_create() it belongs to the new thread.
+ * has its own: the connection and the text that escaped() returns (_Thread_local), and the buffer (on
+ * its stack). And pass a connection on only once: after pthread_create() it belongs to the new
+ * thread.
  *
  * Left out on purpose: everything that makes threads difficult. That begins when two threads need
  * the same data at the same time, and the clients of an echo server share nothing. There is no
@@ -208,7 +209,7 @@ static void send_queue(struct connection *c) {
 
 /* Fills the queue of c, which is NULL, with what the client has sent. May close and free c. */
 static void fill_queue(struct connection *c) {
-    static _Thread_local char buffer[BUFFER_SIZE]; /* nothing stays in it */
+    char buffer[BUFFER_SIZE]; /* on the stack of this thread, which grows only where it is used */
     ssize_t received = recv(c->fd, buffer, sizeof buffer, 0);
 
     if (received == -1) {
