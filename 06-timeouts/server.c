@@ -401,7 +401,7 @@ static bool is_ready(const struct connection *c) {
 
 /* Closes every connection that has made no progress for idle_limit seconds. */
 static void close_idle(void) {
-    double now = seconds(); /* once: what note_progress() notes is later, so the loop ends */
+    double now = seconds(); /* once: note_progress() notes a later time, so the loop ends */
 
     while (ring.next->last_progress + idle_limit <= now) {
         struct connection *c = ring.next;
