@@ -6,14 +6,17 @@ children=()
 
 # is_running PID: true if the process exists, is no zombie, and is not just ending. (A child that has ended
 # stays a zombie until reap waits for it. One that is ending has closed its sockets, and its clients see that
-# before it is a zombie. Its flags say so: PF_EXITING, 4.) Sets $state to its state letter, as ps shows it.
+# before it is a zombie. Its flags say so: PF_EXITING, 4.) If only its first thread has ended it looks the same, but has
+# other threads. Sets $state to its state letter, as ps shows it.
 is_running() {
-    local line flags
+    local line flags threads
 
     state=Z
     read -r line 2>/dev/null <"/proc/$1/stat" || return 1
     read -r state _ _ _ _ _ flags _ <<<"${line##*) }"
-    [[ $state != [ZX] ]] && (((flags & 4) == 0))
+    [[ $state == [ZX] ]] || ((flags & 4)) || return 0
+    threads=(/proc/"$1"/task/*)
+    ((${#threads[@]} > 1))
 }
 
 # has_ended PID, is_stopped PID: true if it has ended, or is stopped by a signal.
