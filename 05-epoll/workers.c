@@ -381,7 +381,7 @@ static void serve(int listener) {
             continue; /* a signal interrupted it: nothing has been reported */
         }
 
-        /* To serve one connection closes no other. If it did, a later event might belong to the
+        /* Serving one connection closes no other. If it did, a later event might belong to the
          * closed one, and its pointer would dangle; callbacks.c shows how to handle that. */
         for (int i = 0; i < count; i++) {
             struct connection *c = events[i].data.ptr;
