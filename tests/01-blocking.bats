@@ -806,7 +806,7 @@ threads_are() {
 # ---- first.c ---------------------------------------------------------------------------------
 
 # bats test_tags=only-01,companion
-@test "first.1 first.c fails the steps that server.c is there for, and dies of these causes" {
+@test "first.1 first.c fails the steps that server.c is there for, and dies as 01 shows" {
     local wanted='01.7 It can be restarted at once on the same port: the server exited with status 1 before it printed its first line
 01.20 A client that resets its connection does not end the server: the server exited with status 1
 01.21 A client that is gone before it is accepted does not end the server: the server exited with status 1
