@@ -5,11 +5,14 @@ CFLAGS   = -O2 -g
 WARNINGS = -std=c11 -Wall -Wextra -Wpedantic -Wshadow -Wconversion
 STAGES   = $(sort $(wildcard [0-9][0-9]-*))
 NUMBERS  = $(foreach s,$(STAGES),$(firstword $(subst -, ,$(s))))
-SOURCES  = $(sort $(wildcard $(STAGES:%=%/*.c)))
+SOURCES  = $(filter-out $(WITHOUT),$(sort $(wildcard $(STAGES:%=%/*.c))))
 PROGRAMS = $(SOURCES:%.c=$(BUILD)/%)
-SUITES  := grade $(shell printf '%s\n' $(NUMBERS) | sort -r) edge workers docs exercise
+SUITES  := grade $(shell printf '%s\n' $(NUMBERS) | sort -r) edge workers uring docs exercise
 TOOLS    = $(BUILD)/peer $(BUILD)/faults.so
 BUILD    = build
+
+# uring.c needs the kernel's headers of Linux 5.19 or newer, and is left out where they are missing.
+WITHOUT := $(shell tests/lib/has-uring-headers $(CC) || echo 05-epoll/uring.c)
 
 # STAGE=03, STAGE=3 and STAGE=03-select mean the same.
 stage = $(firstword $(foreach s,$(STAGES),$(if $(filter $(STAGE) 0$(STAGE)-%,$(s))$(filter $(STAGE)-%,$(s)),$(s))))
@@ -201,6 +204,7 @@ SERVERS = $(filter-out build/06%,$(STAGES:%=build/%/server)) 'build/06-timeouts/
           build/01-blocking/threads build/05-epoll/edge \
           build/05-epoll/callbacks 'build/05-epoll/callbacks --slow 1 --worker' \
           'build/05-epoll/workers -j 2'
+SERVERS += $(shell bash -c '. tests/lib/shared.bash && uring_runs build/05-epoll/uring && echo build/05-epoll/uring')
 soak: all build/soak
 	@build/soak $(MINUTES:%=-m %) $(SEED:%=-s %) $(SERVERS)
 

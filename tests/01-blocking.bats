@@ -276,6 +276,7 @@ has_ended_or_printed_its_line() {
     tell drain shutdown eof
 }
 
+# bats test_tags=not-uring
 @test "01.28 An interrupted call is made again" {
     start_server --faults accept:EINTR:1%2,recv:EINTR:1%2,send:EINTR:1%2,select:EINTR:1%2,poll:EINTR:1%2,epoll_wait:EINTR:1%2
     expected "the server to go on and lose no data while every second call fails with EINTR"
@@ -287,6 +288,7 @@ has_ended_or_printed_its_line() {
     faults_reached accept recv send
 }
 
+# bats test_tags=not-uring
 @test "01.29 Short receives and short sends lose nothing" {
     start_server --faults recv:cap=100,send:cap=7
     expected "every byte once, in order, and then end of file"
@@ -295,6 +297,7 @@ has_ended_or_printed_its_line() {
     faults_reached recv send
 }
 
+# bats test_tags=not-uring
 @test "01.30 A client that fails while it is being accepted does not end the server" {
     start_server --faults accept:ECONNABORTED:1,accept:EPROTO:2,accept:EHOSTUNREACH:3
     expected "the server to accept and serve the next client"
@@ -319,6 +322,7 @@ accept_was_made() {
     ((REPLY > 0)) || has_ended "$server_pid" || has_a_client
 }
 
+# bats test_tags=not-uring
 @test "01.32 An error that will not pass ends the server, with one message" {
     local error lines
 

@@ -135,6 +135,7 @@ log_rests() {
     tell drain exchange 10 exchange 64K shutdown eof
 }
 
+# bats test_tags=not-uring
 @test "02.8 A client that floods starves no other" {
     # All that the floods have sent waits in the kernel, and each recv() returns 64 bytes of it, so a
     # server that reads until EAGAIN makes 8,192 calls for the first of them. After half of that many
@@ -170,7 +171,7 @@ log_rests() {
 
 # ---- Hardening -------------------------------------------------------------------------------
 
-# bats test_tags=not-edge
+# bats test_tags=not-edge,not-uring
 @test "02.20 A call that cannot be done now is made again later" {
     start_server --faults accept:EAGAIN:1%2,recv:EAGAIN:2%3,send:EAGAIN:2%3
     expected "two clients to get every byte back, then end of file, while every third recv() and send() fails with EAGAIN"
@@ -197,6 +198,7 @@ log_rests() {
     tell @c61..100 exchange 10
 }
 
+# bats test_tags=not-uring
 @test "02.22 Out of descriptors without clients, it tries again after a second" {
     local calls least_wait=3000000
 
@@ -241,6 +243,7 @@ has_sent_enough() {
     ((REPLY == calls)) || server_is_stopped
 }
 
+# bats test_tags=not-uring
 @test "02.24 Newcomers do not wait for one another behind busy clients" {
     # Every recv() brings one byte, and fifty busy clients have sent 15 each, which takes 15 turns, or 30 if
     # a turn receives and the next one sends. With one accept() per turn, fewer than 50 newcomers have

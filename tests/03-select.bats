@@ -124,6 +124,7 @@ be_slow_reader() {
     done
 }
 
+# bats test_tags=not-uring
 @test "03.6 It sleeps while a slow reader has half-closed" {
     start_server --faults recv:count
     expected "the server to use less than a fifth of a core while a client has half-closed and does not read its echo"
@@ -163,6 +164,7 @@ be_slow_reader() {
     tell @c61..100 exchange 10
 }
 
+# bats test_tags=not-uring
 @test "03.21 It sleeps when there is no memory for one more client" {
     local error
 
@@ -179,7 +181,7 @@ be_slow_reader() {
     done
 }
 
-# bats test_tags=not-edge
+# bats test_tags=not-edge,not-uring
 @test "03.22 Readiness that turns out false delays no client" {
     local call hits=0
 
@@ -197,6 +199,7 @@ be_slow_reader() {
     ((hits > 0)) || skip "faults.so cannot intercept select, poll or epoll_wait in this server (or its events are edge-triggered)"
 }
 
+# bats test_tags=not-uring
 @test "03.23 An urgent byte is read beside the stream" {
     start_server --faults recv:count
     expected "all bytes of the stream to come back, and the server to sleep, after an urgent byte"
@@ -277,6 +280,7 @@ wait_was_made() {
     refuses_high_listener "the server" "${server_command[*]}"
 }
 
+# bats test_tags=not-uring
 @test "03.26 A wait that can never succeed ends the server" {
     local lines
 
@@ -295,7 +299,7 @@ wait_was_made() {
     ((lines <= 20)) || fail_with "$lines lines in the log"
 }
 
-# bats test_tags=wording
+# bats test_tags=wording,not-uring
 @test "03.27 The log tells of waits, urgent bytes and refused clients" {
     local client
 

@@ -107,7 +107,7 @@ load lib/helper
 
 # ---- Hardening -------------------------------------------------------------------------------
 
-# bats test_tags=wording
+# bats test_tags=wording,not-uring
 @test "04.20 The log tells a hang-up from an end of file, and what came before it" {
     local client
 

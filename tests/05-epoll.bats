@@ -80,6 +80,7 @@ least_run_time() {
     wait_until "the server to close their sockets" sockets_are_closed
 }
 
+# bats test_tags=not-uring
 @test "05.3 Three greedy clients do not delay a quiet one" {
     # What the greedy clients have sent waits in the kernel, and each recv() returns 64 bytes of it, so
     # serving one of them to the end takes 8,192 calls. After half of all those calls the server stops
@@ -97,7 +98,7 @@ least_run_time() {
     tell @A drain @B drain @C drain
 }
 
-# bats test_tags=method
+# bats test_tags=method,not-uring
 @test "05.4 Small messages go back and forth without a call of epoll_ctl()" {
     local before
 
@@ -797,4 +798,239 @@ has_called() {
         read_all "$server_log"
         [[ $REPLY == "workers: "*"usage: workers "* ]] || fail_with "${REPLY%%$'\n'*}"
     done
+}
+
+# ---- uring.c ---------------------------------------------------------------------------------
+
+# find_uring: REPLY = the command line of uring. Skips the test if io_uring cannot be used on this machine.
+find_uring() {
+    if [[ ! -e $build/05-epoll/uring ]] && ! "$tests_directory/lib/has-uring-headers" "${CC:-cc}"; then
+        skip "uring.c needs the kernel's headers of Linux 5.19 or newer"
+    fi
+    URING='' build_program 05-epoll/uring
+    uring_runs "$REPLY" || skip "$REPLY"
+    build_program 05-epoll/uring
+}
+
+start_uring() {
+    find_uring
+    start_server --program "$REPLY" "$@"
+}
+
+# io_uring_was_entered: skips the test if faults.so does not see this server's calls of io_uring_enter().
+io_uring_was_entered() {
+    fault_calls io_uring_enter
+    ((REPLY > 0)) || skip "faults.so sees no call of io_uring_enter() in this server"
+}
+
+# bats test_tags=only-05,companion
+@test "uring.1 A hundred messages that arrive together cost few calls" {
+    local before
+
+    start_uring --faults io_uring_enter:count -q 0
+    expected "at most 50 calls of io_uring_enter() for 100 messages, and none of recv() or send()"
+    because "one call hands over all requests that are in the ring, and returns when there are completions: do not call it for each request"
+    tell @c1..100 connect @c1..100 exchange 10
+    io_uring_was_entered
+    before=$REPLY
+    while_stopped tell @c1..100 send-bytes 10
+    tell @c1..100 drain
+    fault_calls io_uring_enter
+    ((REPLY <= before + 50)) || fail_with "$((REPLY - before)) calls of io_uring_enter()"
+    fault_calls recv
+    ((REPLY == 0)) || fail_with "$REPLY calls of recv()"
+}
+
+# bats test_tags=only-05,companion
+@test "uring.2 More clients than the pool has buffers are served at the same time" {
+    needs_open_files 700
+    start_uring --open-files 700 -q 0
+    expected "each of 600 clients to get its own echo when all of them send at the same time, and the server to sleep after that"
+    because "while the pool is empty, requests to receive fail with ENOBUFS. That is no error of the connection: ask again when a buffer is back"
+    tell @c1..600 connect
+    while_stopped tell @c1..600 send-bytes 10
+    tell @c1..600 drain
+    server_sleeps
+    expected "the same for a second round, with messages that need more than one buffer"
+    because "each buffer must go back into the pool, exactly once, when its bytes are sent or copied"
+    while_stopped tell @c1..600 send-bytes 20K
+    tell @c1..600 drain
+    server_sleeps
+}
+
+# bats test_tags=only-05,companion
+@test "uring.3 Clients that flood delay no other" {
+    local line all
+
+    needs_open_files 500
+    start_uring --open-files 500
+    expected "two quiet clients to be served before a quarter of what 400 others sent is received"
+    because "with more clients than buffers, those that found none must come first, in the order in which they asked. Otherwise the same ones win each time"
+    while_stopped tell @first connect send hello @c1..400 connect @c1..400 send-bytes 128K @last connect send hello
+    tell @first expect hello @last expect hello @c1..400 drain
+    line=$(grep -n '^received "hello"' "$server_log" | tail -n 1)
+    line=${line%%:*}
+    all=$(wc -l <"$server_log")
+    ((line * 4 <= all)) || fail_with "line $line of the $all lines in the log is the last one about them"
+}
+
+# bats test_tags=only-05,companion
+@test "uring.4 A slow reader keeps no buffer of the pool" {
+    start_uring -q 0
+    expected "a client to be served at once while ten others do not read their echo"
+    because "bytes that cannot be sent at once may stay for hours. Copy them, and give their buffer back to the pool"
+    tell @slow1..10 rcvbuf 4K connect @slow1..10 fill 64M
+    tell @quick connect roundtrips 50 10 exchange 64K
+    server_sleeps
+    expected "the slow readers to get all of their echo when they read at last"
+    tell @slow1..10 drain
+}
+
+# bats test_tags=only-05,companion
+@test "uring.5 What a request points to stays as it is until the completion" {
+    start_uring -q 0
+    expected "each of two slow readers to get exactly its own bytes after another client has sent 8 MiB in between"
+    because "until a request completes, the kernel reads from the memory that it points to: do not free it, fill it again, or put it on the stack"
+    tell @A rcvbuf 4K connect fill 64M @B rcvbuf 4K connect fill 64M
+    tell @C connect exchange 8M
+    tell @A drain exchange 10 @B drain exchange 10
+    expected "the server to go on when a client resets while the kernel still has bytes to send to it"
+    because "closing the descriptor does not end a request. Free the connection and its bytes when the last completion has come"
+    tell @D rcvbuf 4K connect fill 64M
+    tell @D reset
+    wait_until "the server to close the connection that was reset" has_clients 3
+    tell @A exchange 10K @E connect exchange 10K
+}
+
+has_clients() {
+    socket_count
+    ((REPLY - sockets_at_start == $1))
+}
+
+# bats test_tags=only-05,companion
+@test "uring.6 An idle client costs no buffer" {
+    local before
+
+    needs_open_files 700
+    start_uring --open-files 700 -q 0
+    expected "600 clients that were served and are idle now to cost less than 4 KiB each"
+    because "a client that sends nothing needs no buffer: the kernel takes one from the pool when bytes have come (IOSQE_BUFFER_SELECT)"
+    tell connect exchange 16M # every buffer of the pool is in use once
+    memory
+    before=$REPLY
+    tell @c1..600 connect @c1..600 exchange 64K
+    memory
+    ((REPLY - before < 2400)) || fail_with "$((REPLY - before)) KiB more memory"
+}
+
+# bats test_tags=only-05,companion
+@test "uring.7 Out of descriptors, it accepts again as soon as a client leaves" {
+    local began i served
+
+    start_uring --open-files 32
+    expected "ten clients that wait to be served within 2 s in all, each as soon as another one has left"
+    because "EMFILE ends the request to accept. Make a new one when a client leaves: cancel the pause, and do not wait until it is over"
+    tell @c1..10 connect @c1..10 exchange 10 @w1..40 connect
+    wait_for_log "out of descriptors"
+    server_sleeps
+    socket_count
+    served=$((REPLY - sockets_at_start - 10))
+    now
+    began=$REPLY
+    for i in {1..10}; do
+        tell "@c$i" close "@w$((served + i))" exchange 10
+    done
+    stretch 2000000
+    served=$REPLY
+    now
+    ((REPLY - began <= served)) || fail_with "it took $(((REPLY - began) / 1000)) ms"
+    expected "one log line per shortage"
+    because "the same shortage goes on while clients wait"
+    ! log_has "out of descriptors" 2 || fail_with "the line appears more than once"
+}
+
+# bats test_tags=only-05,companion
+@test "uring.8 Out of descriptors, it tries again after a second" {
+    local before
+
+    start_uring --open-files 16 --faults io_uring_enter:count -q 0
+    expected "the server to sleep while clients wait and none leaves, and to try again about once per second"
+    because "after EMFILE a new request to accept would fail at once. Wait for a second before you make it: a timeout is a request, too"
+    tell @c1..30 connect
+    io_uring_was_entered
+    wait_for_log "out of descriptors"
+    server_sleeps
+    fault_calls io_uring_enter
+    before=$REPLY
+    nap 2.2
+    fault_calls io_uring_enter
+    ((REPLY > before)) || fail_with "no call of io_uring_enter() in 2.2 s"
+    ((REPLY <= before + 20)) || fail_with "$((REPLY - before)) calls of io_uring_enter() in 2.2 s"
+    expected "one log line per shortage"
+    because "the same shortage goes on while clients wait"
+    ! log_has "out of descriptors" 2 || fail_with "the line appears more than once"
+}
+
+# bats test_tags=only-05,companion
+@test "uring.9 An interrupted wait is made again" {
+    start_uring --faults io_uring_enter:EINTR:2%4,io_uring_enter:EBUSY:3%4,io_uring_enter:EAGAIN:5%8 -q 0
+    expected "two clients to be served although more than half of the calls of io_uring_enter() fail with EINTR, EBUSY or EAGAIN"
+    because "these three errors pass: handle the completions that are there, and call again. The requests are still in the ring"
+    peer connect exchange 100K @B connect exchange 100K shutdown eof @A exchange 10 shutdown eof
+    faults_reached io_uring_enter
+}
+
+# bats test_tags=only-05,companion
+@test "uring.10 It says in one line why it cannot go on" {
+    local program rule call lines
+
+    find_uring
+    program=$REPLY
+    because "many systems forbid io_uring. Make the rings before the listener, and end with one line that names the call and its error"
+    for rule in io_uring_setup:EPERM io_uring_setup:ENOSYS io_uring_register:EINVAL; do
+        call=${rule%:*}
+        expected "exit status 1, and one line that names $call(), when it fails with ${rule#*:}"
+        start_uring_in_vain "$program" "$rule"
+        ((server_status == 1)) || fail_with "the server $server_end"
+        lines=$(wc -l <"$server_log")
+        ((lines == 1)) || fail_with "$lines lines in the log"
+        log_has "uring: $call " || fail_with "a line that does not begin with \"uring: $call\""
+    done
+    ends_for_an_error uring "$program" io_uring_enter:EINVAL:2+
+}
+
+# start_uring_in_vain PROGRAM RULE: starts it where RULE forbids io_uring, and waits for its end. Skips the test if
+# faults.so does not see its calls.
+start_uring_in_vain() {
+    launch_server --program "$1" --faults "$2" 0
+    await has_ended_or_started || fail_with "the server did not exit"
+    faults_reached "${2%:*}"
+    has_ended "$server_pid" || fail_with "the server started up anyway"
+    reap_server
+}
+
+# bats test_tags=only-05,companion
+@test "uring.11 Urgent bytes take no buffer from the pool" {
+    local round rounds=0 steps=()
+
+    start_uring -q 0
+    expected "a client to be served after twelve others have sent many urgent bytes and nothing else"
+    because "after some hundred urgent bytes, a thread of the kernel waits for this client, and holds a buffer. Limit these threads (IORING_REGISTER_IOWQ_MAX_WORKERS)"
+    # The server must have looked at one urgent byte before the next one comes, which would make it an ordinary byte.
+    for round in {1..25}; do
+        steps+=(@u1..12 urgent '!' pause 2)
+    done
+    tell @u1..12 connect
+    thread_count
+    # Until the first thread waits, and then as often again, for the other clients.
+    while ((REPLY == 1 && rounds < 20)); do
+        rounds=$((rounds + 1))
+        tell "${steps[@]}"
+        thread_count
+    done
+    for ((round = 0; round < rounds; round++)); do
+        tell "${steps[@]}"
+    done
+    tell @A connect roundtrips 20 10
+    server_sleeps
 }

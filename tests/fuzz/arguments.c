@@ -1,5 +1,6 @@
 /* arguments: the programs accept exactly the numbers that their usage allows. The first byte of the input is the
- * place in the table; the rest is texts, one per line. A program has accepted its arguments when it looks up the address. */
+ * place in the table; the rest is texts, one per line. A program has accepted its arguments when it looks up the address,
+ * or makes the rings of io_uring, which uring.c does before. */
 #define _GNU_SOURCE
 #include "fuzz.h"
 #include <ctype.h>
@@ -8,6 +9,7 @@
 #include <math.h>
 #include <netdb.h>
 #include <setjmp.h>
+#include <stdarg.h>
 
 /* Each program is an object of its own, whose main() has another name: tests/fuzz/run defines MAINS. */
 #ifndef MAINS
@@ -60,11 +62,27 @@ int __wrap_getaddrinfo(const char *node, const char *service, const struct addri
                        struct addrinfo **result);
 _Noreturn void __wrap_exit(int status);
 _Noreturn void __real_exit(int status);
+long __wrap_syscall(long number, ...);
+long __real_syscall(long number, ...);
 
 int __wrap_getaddrinfo(const char *node, const char *service, const struct addrinfo *hints,
                        struct addrinfo **result) {
     (void)node, (void)service, (void)hints, (void)result;
     longjmp(back, ACCEPTED);
+}
+
+/* Others than the programs, such as a sanitizer, may call it as well. */
+long __wrap_syscall(long number, ...) {
+    va_list list;
+    long a[6];
+
+    if (running)
+        longjmp(back, ACCEPTED);
+    va_start(list, number);
+    for (int i = 0; i < 6; i++)
+        a[i] = va_arg(list, long);
+    va_end(list);
+    return __real_syscall(number, a[0], a[1], a[2], a[3], a[4], a[5]);
 }
 
 void __wrap_exit(int status) {

@@ -187,6 +187,7 @@ call_name() {
     x86_64-35 | x86_64-230 | aarch64-101 | aarch64-115) REPLY="sleep" ;;
     x86_64-61 | aarch64-260) REPLY="wait" ;;
     x86_64-34) REPLY=pause ;;
+    x86_64-426 | aarch64-426) REPLY=io_uring_enter ;;
     *) REPLY="system call $1" ;;
     esac
 }

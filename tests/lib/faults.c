@@ -28,6 +28,8 @@
  *   epoll_ctl    epoll_ctl
  *   bind shutdown getsockname getsockopt epoll_create1 eventfd timerfd_create pipe pthread_create
  *                the call of that name
+ *   io_uring_setup io_uring_enter io_uring_register
+ *                the call of that name, made by syscall()
  *   malloc calloc realloc strdup free
  *                the call of that name, if the program itself makes it, and not libc or another
  *                library. They need -DWITH_MEMORY when this file is compiled, because a sanitizer
@@ -126,6 +128,7 @@
 #include <sys/mman.h>
 #include <sys/select.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/timerfd.h>
 #include <sys/uio.h>
@@ -148,7 +151,8 @@
     X(EPOLL_CREATE1, "epoll_create1") X(EVENTFD, "eventfd") X(TIMERFD_CREATE, "timerfd_create")    \
     X(PIPE, "pipe") X(PTHREAD_CREATE, "pthread_create") X(MALLOC, "malloc") X(CALLOC, "calloc")    \
     X(REALLOC, "realloc") X(STRDUP, "strdup") X(FREE, "free") X(READ, "read") X(WRITE, "write")    \
-    X(CLOCK, "clock") X(URGENT, "urgent")
+    X(CLOCK, "clock") X(URGENT, "urgent") X(IO_URING_SETUP, "io_uring_setup")                      \
+    X(IO_URING_ENTER, "io_uring_enter") X(IO_URING_REGISTER, "io_uring_register")
 /* clang-format on */
 
 #define AS_FAMILY(family, name)      family,
@@ -205,7 +209,7 @@ int epoll_pwait2(int, struct epoll_event *, int, const struct timespec *, const 
     X(ppoll) X(__poll_chk) X(__ppoll_chk) X(epoll_wait) X(epoll_pwait) X(epoll_pwait2)             \
     X(epoll_ctl) X(listen) X(bind) X(shutdown) X(getsockname) X(getsockopt) X(epoll_create1)       \
     X(eventfd) X(timerfd_create) X(pipe) X(pthread_create) X(malloc) X(calloc) X(realloc)          \
-    X(strdup) X(free) X(time) X(gettimeofday) X(clock_gettime)
+    X(strdup) X(free) X(time) X(gettimeofday) X(clock_gettime) X(syscall)
 /* clang-format on */
 
 #define AS_INDEX(name)  REAL_##name,
@@ -551,6 +555,36 @@ WRAP_PLAIN(PTHREAD_CREATE, true, int, errno, pthread_create,
            (pthread_t * thread, const pthread_attr_t *attributes, void *(*call)(void *),
             void *argument),
            (thread, attributes, call, argument))
+
+/* Returns the family of a call that is made by its number, or FAMILIES. */
+static enum family family_of(long number) {
+#ifdef SYS_io_uring_setup
+    if (number == SYS_io_uring_setup)
+        return IO_URING_SETUP;
+    if (number == SYS_io_uring_enter)
+        return IO_URING_ENTER;
+    if (number == SYS_io_uring_register)
+        return IO_URING_REGISTER;
+#endif
+    (void)number;
+    return FAMILIES;
+}
+
+/* No call has more than six arguments, and each fits into a long. */
+long syscall(long number, ...) {
+    enum family family = family_of(number);
+    size_t none = 0;
+    long a[6];
+    va_list list;
+
+    va_start(list, number);
+    for (int i = 0; i < 6; i++)
+        a[i] = va_arg(list, long);
+    va_end(list);
+    if (family != FAMILIES && fails(rule_for(family), 0, &none))
+        return -1;
+    return REAL(syscall)(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+}
 
 #ifdef WITH_MEMORY
 
@@ -984,6 +1018,7 @@ static const struct named errors[] = {
     E(EPERM),           E(EPIPE),        E(EPROTO),
     E(EPROTONOSUPPORT), E(EPROTOTYPE),   E(ESHUTDOWN),
     E(ESOCKTNOSUPPORT), E(ETIMEDOUT),    E(EWOULDBLOCK),
+    E(EBUSY),
 };
 
 #define S(name)                                                                                    \

@@ -27,6 +27,18 @@ has_first_line() {
     return 1
 }
 
+# uring_runs PROGRAM: true if 05-epoll/uring, which was built as PROGRAM, runs on this machine. Otherwise REPLY tells why
+# it does not. (It makes its rings before it looks at HOST. So a HOST that is wrong ends it with status 2 where the
+# kernel allows them, and with 1 where it does not.)
+uring_runs() {
+    local status=0
+
+    REPLY="uring.c was not built, because the headers of Linux 5.19 or newer are missing"
+    [[ -e $1 ]] || return
+    REPLY=$("$1" 0 nowhere 2>&1) || status=$?
+    ((status == 2))
+}
+
 # check_slow: returns 1, after a line on standard error, if SLOW is set to something that cannot be a factor.
 # (stretch knows three decimal places.)
 check_slow() {

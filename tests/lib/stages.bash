@@ -18,6 +18,7 @@ companions=(
     "05-epoll/edge|10000|05-epoll/server|the server of 05, edge-triggered"
     "05-epoll/callbacks|10000||an event loop; --slow MS, --worker"
     "05-epoll/workers|10000|05-epoll/server|the server of 05 with a thread per core; -j THREADS"
+    "05-epoll/uring|10000||the server of 05 with io_uring: completion instead of readiness"
     "06-timeouts/select-timeout|10000|03-select/server|the plain timeout of select"
 )
 

@@ -42,16 +42,16 @@ file_of_step() {
 # stage_of SUITE: REPLY = the stage whose steps it has: itself, or 05 for companions that are such a server, too.
 stage_of() {
     case $1 in
-    edge | workers) REPLY=05 ;;
+    edge | workers | uring) REPLY=05 ;;
     *) REPLY=$1 ;;
     esac
 }
 
 # files_of SUITE: sets $files to the test file of the suite, followed by those of earlier stages. A suite is a stage
-# (03), edge, workers, docs, exercise, grade or demo; or races, which has the files of the stages that have a program
-# with threads. Ends the script if there is no such suite.
+# (03), edge, workers, uring, docs, exercise, grade or demo; or races, which has the files of the stages that have a
+# program with threads. Ends the script if there is no such suite.
 files_of() {
-    local file
+    local file stage
     if [[ $1 == races ]]; then
         shopt -s nullglob # there are none where ThreadSanitizer does not run
         files=("$build"/threads/*/)

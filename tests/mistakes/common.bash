@@ -66,7 +66,7 @@ try_step() {
 
     variable_of "$program"
     export "$REPLY=$program" STAGE="${source%%-*}"
-    [[ $REPLY != EDGE ]] || export SERVER=$program # it is a server of stage 05 as well
+    [[ $REPLY != EDGE && $REPLY != URING ]] || export SERVER=$program # it is a server of stage 05 as well
 
     got=()
     verdict=missing

@@ -96,6 +96,7 @@ static const struct program programs[] = {
     {"05-epoll/callbacks", "0", .scene = ECHO},
     {"05-epoll/callbacks --worker", "--worker --slow 1 0", .scene = ECHO},
     {"05-epoll/workers", "-j 2 0", .scene = ECHO},
+    {"05-epoll/uring", "0", .scene = ECHO},
     {"06-timeouts/server", "-t 0.05 0", .scene = ECHO},
     {"06-timeouts/server -i", "-t 0.05 -i 0.02 0", .scene = IDLE, .only = "poll close epoll_wait"},
     {"06-timeouts/client", "-p 0.001 PORT", .scene = CLIENT},
@@ -180,6 +181,7 @@ static const struct baseline *baseline_of(const struct program *program) {
 }
 
 static const char *build = "build"; /* where the programs are */
+static const char *left_out = "";   /* a program that does not run on this machine */
 static char scratch[64];            /* the directory of this worker */
 static double slow = 1;
 static char text[TEXT_MAX]; /* of the file that was read last */
@@ -1776,7 +1778,7 @@ _Noreturn static void usage(const char *problem, const char *what) {
     fprintf(stderr,
             "torture: %s%s\n"
             "usage: torture [-j JOBS] [-t SECONDS] [-r SEED] [-b BUILD] [-d DIRECTORY] "
-            "TABLE [PROGRAM [RULES]]\n",
+            "[-x PROGRAM] TABLE [PROGRAM [RULES]]\n",
             problem, what);
     exit(2);
 }
@@ -1799,7 +1801,8 @@ static int prepare(const char *only) {
     if (shared == MAP_FAILED)
         give_up("mmap");
     for (int i = 0; i < PROGRAMS; i++) {
-        if (strncmp(programs[i].name, only, strlen(only)) != 0)
+        if (strncmp(programs[i].name, only, strlen(only)) != 0 ||
+            strcmp(programs[i].name, left_out) == 0)
             continue;
         if (run_first(i))
             problems += make_runs(i);
@@ -1820,7 +1823,7 @@ int main(int argc, char **argv) {
     seed = (uint64_t)getpid();
     if (getenv("SLOW") != NULL)
         slow = read_number(getenv("SLOW"), 0.1, 100);
-    while ((option = getopt(argc, argv, "j:t:r:b:d:")) != -1) {
+    while ((option = getopt(argc, argv, "j:t:r:b:d:x:")) != -1) {
         if (option == 'j')
             jobs = (int)read_number(optarg, 1, JOBS_MAX);
         else if (option == 't')
@@ -1831,6 +1834,8 @@ int main(int argc, char **argv) {
             build = optarg;
         else if (option == 'd')
             directory = optarg;
+        else if (option == 'x')
+            left_out = optarg;
         else
             usage("unknown option", "");
     }
