@@ -15,6 +15,7 @@ command_of() {
     log-on) command=(build/05-epoll/server 0) ;;
     timeouts) command=(build/06-timeouts/server -q -i 60 0) ;;
     threads) command=(build/01-blocking/threads -q 0) ;;
+    workers-?) command=(build/05-epoll/workers -q -j "${1#workers-}" 0) ;;
     edge | callbacks | workers | uring) command=(build/05-epoll/"$1" -q 0) ;;
     asyncio) command=(python3 -I tests/bench/peers/asyncio.py) ;;
     plain | libev | libevent | libuv) command=(build/bench/"$1") ;;
@@ -66,7 +67,12 @@ cells_ready() {
 cells_load() {
     local count server
 
-    (($# > 0)) || set -- plain blocking nonblocking select poll epoll timeouts threads edge callbacks workers uring
+    if (($# == 0)); then
+        set -- plain blocking nonblocking select poll epoll timeouts threads edge callbacks workers uring
+        for server in workers-1 workers-2 workers-4; do # by number of threads
+            exists "$server" && cell load "$server" 100 messages 0 -c 100 -d "$seconds"
+        done
+    fi
     for count in $load_counts; do
         has_descriptors "$count" || continue
         for server; do
