@@ -49,8 +49,8 @@
 enum {
     BACKLOG = 4096,          /* the most clients in the backlog */
     REQUESTS_MAX = 1024,     /* how many new requests the ring holds */
-    BUFFERS = 256,           /* how many buffers the pool has: a power of two */
-    BUFFER_SIZE = 16 * 1024, /* the most bytes that one request brings, and that we owe a client */
+    BUFFERS = 64,            /* how many buffers the pool has: a power of two */
+    BUFFER_SIZE = 64 * 1024, /* the most bytes that one request brings, and that we owe a client */
     SHOWN_MAX = 48,          /* the most bytes of data that a line of the log shows */
     NAME_SIZE = 80,          /* enough for "[address]:port" */
 };
