@@ -17,6 +17,8 @@ mode == "check" || mode == "update" {
         rest = substr(rest, RSTART + RLENGTH)
         line = line compare(before, key) comment
     }
+    if (rest ~ /<!--$/)
+        complain("a key must stand on the line of its figure")
     if (mode == "update")
         print line rest
 }
