@@ -95,8 +95,8 @@ adds_up() {
 
 @test "bytes.6 Ctrl-C ends the server and the client, too" {
     local pid
-    set -m # a group of its own, as from a terminal, and SIGINT is not ignored
-    MARKER="$marker" TMPDIR="$BATS_TEST_TMPDIR" tests/demo/bytes 03 >"$BATS_TEST_TMPDIR/drawn" 2>&1 3>&- </dev/null &
+    set -m # a group of its own, as from a terminal
+    MARKER="$marker" TMPDIR="$BATS_TEST_TMPDIR" env --default-signal=INT tests/demo/bytes 03 >"$BATS_TEST_TMPDIR/drawn" 2>&1 3>&- </dev/null &
     pid=$!
     set +m
     until grep -q "sends and" "$BATS_TEST_TMPDIR/drawn"; do
