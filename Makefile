@@ -7,7 +7,11 @@ STAGES   = $(sort $(wildcard [0-9][0-9]-*))
 NUMBERS  = $(foreach s,$(STAGES),$(firstword $(subst -, ,$(s))))
 SOURCES  = $(filter-out $(WITHOUT),$(sort $(wildcard $(STAGES:%=%/*.c))))
 PROGRAMS = $(SOURCES:%.c=$(BUILD)/%)
-SUITES  := grade $(shell printf '%s\n' $(NUMBERS) | sort -r) edge workers uring docs exercise
+SUITES  := grade $(shell printf '%s\n' $(NUMBERS) | sort -r) docs exercise
+# Companions that are a server of 05, too: ALL=1 runs its steps on them.
+ifneq ($(ALL)$(SANITIZE)$(COVERAGE),)
+SUITES  := edge workers uring $(SUITES)
+endif
 TOOLS    = $(BUILD)/peer $(BUILD)/faults.so
 BUILD    = build
 
@@ -94,6 +98,7 @@ help:
 	@echo '  make                   build every program: build/03-select/server and so on'
 	@echo '  make test              run all steps of all stages'
 	@echo '  make test STAGE=03     run the steps of 03, then those of 01 and 02 that still hold'
+	@echo '  make test ALL=1        run all steps, and those of 05 on edge.c, workers.c and uring.c as well'
 	@echo '  make test SANITIZE=1   the same, with programs built with sanitizers in build/sanitize'
 	@echo '  make ladder            count lines of code, and those that change, against their limits'
 	@echo '  make mistakes          make every known mistake, and check that its step fails (STAGE=03)'

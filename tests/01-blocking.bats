@@ -78,6 +78,7 @@ setup() {
     peer connect exchange 1M shutdown eof
 }
 
+# bats test_tags=not-uring
 @test "01.7 It can be restarted at once on the same port" {
     # This test uses an address of its own, so that no other program can be using the port there.
     local address=127.$((BASHPID / 65536 % 256)).$((BASHPID / 256 % 256)).$((BASHPID % 253 + 1)) first

@@ -5,13 +5,13 @@ cd "$BATS_TEST_DIRNAME/.." || exit
 
 load lib/learner
 
-# setup_file: draws the bytes of these stages once, side by side. (04 and 05 sleep like 03 and 06.)
+# setup_file: draws the bytes of these stages once, side by side. (The later ones sleep like 03.)
 setup_file() {
     local number
 
     env -i PATH="$PATH" HOME="${HOME-/}" make --silent --no-print-directory build/peer \
-        build/0{1-blocking,2-nonblocking,3-select,6-timeouts}/server
-    for number in 01 02 03 06; do
+        build/0{1-blocking,2-nonblocking,3-select}/server
+    for number in 01 02 03; do
         env -u SERVER LANG=C.UTF-8 tests/demo/bytes $number >"$BATS_FILE_TMPDIR/$number" 2>&1 3>&- </dev/null &
     done
     wait
@@ -46,7 +46,7 @@ adds_up() {
 
 @test "bytes.1 In each frame the places hold what A has sent and not read, the server's own queue 64 KiB at most" {
     local number
-    for number in 01 02 03 06; do
+    for number in 01 02 03; do
         cat "$BATS_FILE_TMPDIR/$number"
         adds_up 64 "$BATS_FILE_TMPDIR/$number"
         grep -qE '^  sent ([0-9,]+), echoed \1 bytes$' "$BATS_FILE_TMPDIR/$number"
@@ -54,8 +54,8 @@ adds_up() {
 }
 
 @test "bytes.2 When A cannot send more, 02 runs and the others sleep, each in its own call" {
-    local number call calls=([1]=send [3]=select [6]=epoll_wait)
-    for number in 1 2 3 6; do
+    local number call calls=([1]=send [3]=select)
+    for number in 1 2 3; do
         call="asleep in ${calls[number]-}"
         [[ -r /proc/self/syscall ]] || call=asleep
         [[ $number != 2 ]] || call=running
