@@ -469,9 +469,9 @@ static void say_goodbye(void) {
     for (struct connection *c = connections; c != NULL; c = c->next)
         tell(c, "Shutdown Server\n");
 
-    /* If we called close() while a byte is unread, it would reset the connection, and the kernel of
-     * the guest might throw our last line away: RFC 1122, 4.2.2.13. So we close our direction only,
-     * and read until the guest has closed its own. */
+    /* If we called close() while a byte is unread, it would reset the connection, and our kernel
+     * would discard what it has not sent: RFC 1122, 4.2.2.13. So we close our direction only, and
+     * read until the guest has closed its own. */
     while (connections != NULL && seconds() < deadline) {
         wait_and_serve(-1);
         for (struct connection *c = connections; c != NULL; c = c->next)

@@ -9,7 +9,8 @@
  *
  *   readable      recv() would not block: there are bytes, an end of file, or an error. A listener
  *                 is readable while a client waits for accept().
- *   writable      send() would not block: there is room in the kernel's send buffer, or an error.
+ *   writable      send() would not block: a good part of the kernel's send buffer is free, or there
+ *                 is an error.
  *   exceptional   the client has sent an urgent byte (MSG_OOB in send(2)). These are discouraged
  *                 today (RFC 6093), and here because the walkthrough that this course retells, that
  *                 of the Python Module of the Week, has them.
@@ -22,8 +23,8 @@
  *
  * Start reading at serve(): it fills the sets, calls select(), and serves what is ready. The
  * sockets stay non-blocking, because ready is only a hint. There may be room for a part of the
- * queue only, and a blocking send() would wait for the rest. Or a client has left since, and a
- * blocking accept() would wait for the next one (select(2), BUGS).
+ * queue only, and a blocking send() would wait for the rest. Or another process has accepted the
+ * client since, and a blocking accept() would wait for the next one (select(2), BUGS).
  *
  * Watch for: a connection is in the writable set only while we owe it something. An idle socket is
  * nearly always writable, so with all of them in the set select() would return at once, every time.

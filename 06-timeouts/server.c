@@ -4,8 +4,8 @@
  *     ./server -t 1 -i 10         in another window: ./client, or nc 127.0.0.1 10000
  *
  * New in stage 06: the wait of 05 lasted until something happened. Now it lasts until the nearest
- * deadline at most. There are two kinds. The other work is due every -t seconds, however busy we
- * are. A client is closed when it has made no progress for -i seconds.
+ * deadline at most. Two kinds are new. The other work is due every -t seconds, however busy we are.
+ * A client is closed when it has made no progress for -i seconds. (The third is that of a shortage.)
  *
  * The connections form a ring, in the order of their last progress. Whenever bytes move, a
  * connection goes to the end, so the one to close next is always the first, whether there are ten

@@ -7,6 +7,7 @@
 
 # shellcheck source=/dev/null # it is checked by itself
 . tests/lib/shared.bash
+. tests/lib/time.bash
 
 declare -A seen=()  # when an event was, in microseconds since the scene began: seen[B echo]
 declare -A about=() # and its words, if it has any: about[B echo]="0.3 ms"
@@ -72,7 +73,7 @@ start_server() {
     for ((tries = 0; tries < 500; tries++)); do
         has_first_line "$log" && return
         kill -0 "$server" 2>/dev/null || break
-        sleep 0.01
+        nap
     done
     read -r line <"$log"
     complaint="$program did not start: ${line:-it printed nothing}"
