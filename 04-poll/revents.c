@@ -52,7 +52,7 @@ static const struct {
     {"NVAL", POLLNVAL, 0},            /* there is no such descriptor (epoll_ctl() fails) */
 };
 
-enum { ALL = POLLIN | POLLPRI | POLLOUT | POLLRDHUP }; /* all events that one can ask for */
+enum { ALL = POLLIN | POLLPRI | POLLOUT | POLLRDHUP }; /* all events that you can ask for */
 
 /* A row of the table. First we call make(), which creates the situation and returns a descriptor.
  * What the other end has done may take a moment to arrive, so we wait for the event until. Then we

@@ -1016,7 +1016,7 @@ start_uring_in_vain() {
     expected "a client to be served after twelve others have sent some hundred urgent bytes each, and nothing else"
     because "after that many, a thread of the kernel waits for such a client, and holds a buffer. Limit these threads (IORING_REGISTER_IOWQ_MAX_WORKERS)"
     tell @A connect @u1..12 connect
-    # When A has its echo, the server has looked at the urgent bytes that came before. If the next ones came earlier, these
+    # When A gets its echo, the server has looked at the urgent bytes that came before. If the next ones came earlier, these
     # would become ordinary bytes, and end the request. So the test stops when the kernel has started a thread.
     for round in {1..300}; do
         tell @u1..12 urgent '!' @A exchange 10
