@@ -7,10 +7,13 @@ STAGES   = $(sort $(wildcard [0-9][0-9]-*))
 NUMBERS  = $(foreach s,$(STAGES),$(firstword $(subst -, ,$(s))))
 SOURCES  = $(filter-out $(WITHOUT),$(sort $(wildcard $(STAGES:%=%/*.c))))
 PROGRAMS = $(SOURCES:%.c=$(BUILD)/%)
-SUITES  := grade $(shell printf '%s\n' $(NUMBERS) | sort -r) docs exercise
-# Companions that are a server of 05, too: ALL=1 runs its steps on them.
+# What make test runs, in this order. 05, 01 and docs wait longest. The server of 02 never sleeps: the more of it
+# runs beside other suites, the less is left for them.
+SUITES  := 05 01 02 03 06 docs
+SUITES  += $(filter-out $(SUITES),$(NUMBERS))
+# What ALL=1 adds: the steps of 05 on companions that are such a server, too, and the tests of the course's tools.
 ifneq ($(ALL)$(SANITIZE)$(COVERAGE),)
-SUITES  := edge workers uring $(SUITES)
+SUITES  := edge workers uring grade exercise $(SUITES) demo
 endif
 TOOLS    = $(BUILD)/peer $(BUILD)/faults.so
 BUILD    = build
@@ -45,7 +48,7 @@ PROGRAMS  += $(THREADED:%.c=$(BUILD)/threads/%)
 # Otherwise a step builds it by itself, with AddressSanitizer.
 export CALLBACKS = $(BUILD)/05-epoll/callbacks
 FINISH     = $(BUILD)/finish.o
-SUITES    := $(filter-out docs exercise grade,$(SUITES)) races
+SUITES    := $(filter-out docs exercise grade demo,$(SUITES)) races
 export FINISH_SIGNAL = USR2
 export ASAN_OPTIONS  = exitcode=99:strict_string_checks=1:quarantine_size_mb=1:thread_local_quarantine_size_kb=64
 export LSAN_OPTIONS  = exitcode=99
@@ -57,13 +60,12 @@ BUILD        = build/coverage
 FLAGS        = -g -O0 --coverage -fprofile-update=atomic
 FINISH       = $(BUILD)/finish.o
 FINISH_FLAGS = -DCOVERAGE
-SUITES      := $(filter-out docs exercise grade,$(SUITES))
+SUITES      := $(filter-out docs exercise grade demo,$(SUITES))
 export FINISH_SIGNAL = USR2
 export SLOW         ?= 3
 export CALLBACKS     = $(BUILD)/05-epoll/callbacks
 else
 FLAGS      = $(CFLAGS)
-SUITES    += demo
 endif
 export BUILD
 
@@ -98,7 +100,8 @@ help:
 	@echo '  make                   build every program: build/03-select/server and so on'
 	@echo '  make test              run all steps of all stages'
 	@echo '  make test STAGE=03     run the steps of 03, then those of 01 and 02 that still hold'
-	@echo '  make test ALL=1        run all steps, and those of 05 on edge.c, workers.c and uring.c as well'
+	@echo '  make test ALL=1        the same, the steps of 05 on edge.c, workers.c and uring.c, and the tests'
+	@echo '                         of the tools'
 	@echo '  make test SANITIZE=1   the same, with programs built with sanitizers in build/sanitize'
 	@echo '  make ladder            count lines of code, and those that change, against their limits'
 	@echo '  make mistakes          make every known mistake, and check that its step fails (STAGE=03)'
@@ -174,10 +177,10 @@ test: all
 	@tests/run $(number)
 	@$(if $(SANITIZE),tests/run races $(number))
 else
-# The stages run side by side, the slowest first. Each prints its results when it is done.
+# Four suites run side by side. Each prints its results when it is done.
 test: all
 	@tests/run --prepare
-	@$(MAKE) --no-print-directory --keep-going --jobs=6 --output-sync=target $(SUITES:%=test-%); \
+	@$(MAKE) --no-print-directory --keep-going --jobs=4 --output-sync=target $(SUITES:%=test-%); \
 	status=$$?; tests/run --total; exit $$status
 endif
 
