@@ -18,11 +18,11 @@
  *
  * Watch for: what a request points to must stay until its completion. close() does not end a
  * request. So we close and free a connection only when the kernel has no request of it. And our
- * sockets are blocking, unlike those of server.c: the kernel waits for them, and we make no call
- * that could.
+ * sockets are blocking, unlike those of server.c: it is the kernel that waits for them, and no call
+ * of ours can block on one.
  *
- * Left out on purpose: urgent bytes, which need readiness (EPOLLPRI). Also most of what makes
- * io_uring faster still: receives that are multishot, sends that copy no bytes, sockets without
+ * Left out on purpose: urgent bytes, which need readiness (EPOLLPRI), and most of what programs use
+ * to get more out of io_uring: receives that are multishot, sends that copy no bytes, sockets without
  * descriptors, and a thread of the kernel that finds new requests without a call. Programs for real
  * use call the library liburing, which contains what is here under "The rings".
  */
@@ -59,9 +59,9 @@ enum {
  *
  *   reading   queue is NULL: we owe the client nothing. The connection is in the list of readers
  *             until the pool has a buffer for it. Then the kernel has a request to receive.
- *   owing     queue holds what one request received, and the kernel has a request to send it. If it
- *             sends only part of it, queue_sent counts how much, and we ask it to send the rest.
- *             When it has sent everything we free the queue, and are reading again.
+ *   owing     queue holds what one request received, and the kernel has a request to send that.
+ *             If only a part is sent, queue_sent counts it, and we ask for the rest to be sent.
+ *             When everything has been sent we free the queue, and are reading again.
  *
  * It ends when the client closes it, so that 0 bytes are received, or when a request fails.
  *
@@ -95,7 +95,7 @@ enum {
 static struct connection *readers;                 /* the first in the list, or NULL */
 static struct connection **readers_end = &readers; /* where the next one to join it goes */
 static int spare_buffers; /* how many buffers the kernel has, as far as we know */
-static bool pausing;      /* the kernel has the request PAUSE */
+static bool pausing;      /* the kernel has the request PAUSE, and we have not cancelled it */
 
 static const char *port, *host; /* where we listen, as text */
 static bool quiet;              /* -q: do not log individual clients */
@@ -204,7 +204,7 @@ static struct {
 } completions;
 
 /* The buffers, and a third ring, of those that the kernel may take. This ring must begin where a
- * page of memory begins, and the largest pages have 64 KiB. */
+ * page of memory begins. A page has 4 KiB on most machines, and 64 KiB on some. */
 static char buffers[BUFFERS][BUFFER_SIZE];
 static _Alignas(64 * 1024) struct io_uring_buf pool[BUFFERS];
 
@@ -548,7 +548,7 @@ static void open_pool(void) {
     /* The kernel needs no thread to wait for our sockets. But if a client sends a hundred urgent
      * bytes and nothing else, a thread of the kernel waits for it, and holds a buffer. BUFFERS such
      * clients would leave no buffer to the others. So we allow one such thread, the least. */
-    unsigned threads[2] = {1, 1};
+    unsigned threads[2] = {1, 1}; /* for work that ends soon, and for work that may not */
     if (syscall(__NR_io_uring_register, rings, IORING_REGISTER_IOWQ_MAX_WORKERS, threads, 2) == -1)
         die("io_uring_register");
 }

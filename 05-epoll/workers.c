@@ -11,13 +11,13 @@
  * short. So there is no lock of ours. Start reading at the end of main(), and at run_worker(). To
  * see all that is different, run "diff server.c workers.c".
  *
- * Watch for: variables that change after the start. Each of them belongs to one thread, or rather
- * exists once per thread (_Thread_local). If you forget one, such as the buffer, clients get each
+ * Watch for: variables that change after the start. Each of them, except that flag, exists once per
+ * thread (_Thread_local). If you forget one, such as the buffer, clients get each
  * other's bytes, but only under load. And SO_REUSEPORT lets a second server join the first without
  * an error. Therefore main() begins with a listener that does not have this option.
  *
- * Left out on purpose: moving a client to a thread that has less to do. The kernel chooses the
- * thread when the client connects, and does not know how busy it is. Also pinning threads to cores.
+ * Left out on purpose: pinning threads to cores, and moving a client to a thread that has less to
+ * do. The kernel chooses the thread when the client connects, and does not know how busy it is.
  */
 #define _DEFAULT_SOURCE /* SO_REUSEPORT, besides POSIX */
 
@@ -116,7 +116,7 @@ static void usage(const char *problem) {
     fprintf(stderr,
             "workers: %s\n"
             "usage: workers [-q] [-j THREADS] [PORT [HOST]]\n"
-            "-j: the number of threads, 256 at most (one per core)\n"
+            "-j: the number of threads, 1 to 256 (default: one per core)\n"
             "-q: do not log individual clients; default PORT 10000 (0: any), HOST 127.0.0.1\n",
             problem);
     exit(2);
@@ -298,7 +298,7 @@ static void fill_queue(struct connection *c) {
 
 /* ---- Accepting clients -------------------------------------------------------------------- */
 
-/* Or of memory: accept() said so, and we have logged it. The threads share what is short. */
+/* accept() lacks descriptors or memory, which all threads share, and we have logged it. */
 static atomic_bool out_of_descriptors;
 
 static bool may_accept(void) {
@@ -407,8 +407,8 @@ static void serve(int listener) {
 
 /* ---- Starting up -------------------------------------------------------------------------- */
 
-/* Returns the descriptor of a new listener on host and port, or ends the program. Others may listen
- * there, too, if it is shared and they are. */
+/* Returns the descriptor of a new listener on host and port, or ends the program. If it is
+ * shared, other shared listeners may have the same host and port. */
 static int open_listener(bool shared) {
     const struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
                                    .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV};

@@ -473,7 +473,7 @@ row() {
 }
 
 # bats test_tags=only-04,companion
-@test "revents.1 What poll, select and epoll report is what the kernel does" {
+@test "revents.1 The program shows what poll, select and epoll report" {
     because "another kernel may report other events: then its table is right, so change revents.md and this test"
     table
     row "connected, nothing to read" OUT write OUT
@@ -500,7 +500,7 @@ row() {
 }
 
 # bats test_tags=only-04,companion
-@test "revents.2 The table in the walkthrough is that of this kernel" {
+@test "revents.2 The table on its page is that of this kernel" {
     local page
 
     because "the page is out of date: copy what \`revents --markdown\` prints between its <!-- revents --> marks"

@@ -621,7 +621,7 @@ stale_events() {
 }
 
 # bats test_tags=only-05,companion
-@test "callbacks.8 edge.c and callbacks.c call themselves by their names" {
+@test "callbacks.8 edge.c and callbacks.c begin an error message with their own names" {
     local program
 
     for program in edge callbacks; do
