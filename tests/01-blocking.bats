@@ -728,7 +728,7 @@ listens_on() {
 }
 
 # bats test_tags=only-01,companion
-@test "greeter.3 greeter.c and threads.c end for an error that will not pass, and outlive a shortage" {
+@test "greeter.3 greeter.c and threads.c end on an error that will not pass, and outlive a shortage" {
     local program
 
     for program in greeter threads; do

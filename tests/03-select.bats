@@ -797,7 +797,7 @@ took_at_most() {
 }
 
 # bats test_tags=only-03,companion
-@test "chat.11 chat.c and two-ports.c, too, end for an error that will not pass" {
+@test "chat.11 chat.c and two-ports.c, too, end on an error that will not pass" {
     local program command_line
 
     for program in chat two-ports; do
