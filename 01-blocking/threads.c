@@ -8,10 +8,9 @@
  * this is server.c, which explains the words and the calls, and `diff server.c threads.c` shows
  * what is new: start_thread() and serve_client(). Start reading at serve(), just below these.
  *
- * Watch for: the variables that belonged to the whole program now belong to a thread, each of which
- * has its own: the connection and the text that escaped() returns (_Thread_local), and the buffer (on
- * its stack). And pass a connection on only once: after pthread_create() it belongs to the new
- * thread.
+ * Watch for: the variables that belonged to the whole program. Now each thread has its own: the
+ * connection and the text that escaped() returns (_Thread_local), and the buffer (on its stack). And
+ * pass a connection on only once: after pthread_create() it belongs to the new thread.
  *
  * Left out on purpose: everything that makes threads difficult. That begins when two threads need
  * the same data at the same time, and the clients of an echo server share nothing. There is no

@@ -329,8 +329,8 @@ static void remove_listeners(fd_set *set) {
 /* Runs until a signal kills the program, or until die(). */
 static void serve(void) {
     for (;;) {
-        /* select() overwrites the sets with its answer, so it gets copies. The second is set again
-         * each time, too: with glibc, select() leaves in the timeval what was left of it; musl does
+        /* select() overwrites the sets with its answer, so it gets copies. The timeval is set again
+         * each time, too: with glibc, select() leaves in it what was left of the time; musl does
          * not. With glibc, a program that sets it only once sleeps less and less, and finally not
          * at all. */
         fd_set readable = to_read, writable = to_answer;
