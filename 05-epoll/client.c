@@ -346,17 +346,24 @@ static void read_echoes(struct connection *c) {
         finish_message(c->begun_at[complete % in_flight_max]);
 }
 
-/* Begins to connect fd. Returns -1, with errno set, on failure.
+/* Returns the descriptor of a new socket that is being connected, or ends the program.
  *
  * One address has some 28,000 ports to connect from (ip_local_port_range in ip(7)). But a machine
  * has many addresses, because all that begin with 127 are its own. When 127.0.0.1 has no free port
  * left we go on with 127.0.0.2, and so on. */
-static int connect_from_free_port(int fd, const struct addrinfo *address) {
+static int connect_from_free_port(const struct addrinfo *address) {
     static uint32_t source; /* how many addresses have no free port */
     struct sockaddr_in own = {.sin_family = AF_INET};
+    int on = 1;
 
     for (;;) {
+        int fd = socket(address->ai_family, address->ai_socktype, address->ai_protocol);
         int status = 0;
+        if (fd == -1)
+            die("socket", errno);
+        if (set_nonblocking(fd) == -1)
+            die("fcntl", errno);
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* as in the servers */
         if (source > 0) {
             own.sin_addr.s_addr = htonl(INADDR_LOOPBACK + source);
             status = bind(fd, (struct sockaddr *)&own, sizeof own);
@@ -364,29 +371,21 @@ static int connect_from_free_port(int fd, const struct addrinfo *address) {
         if (status == 0)
             status = connect(fd, address->ai_addr, address->ai_addrlen);
         if (status == 0 || errno == EINPROGRESS || errno == EINTR)
-            return 0;
+            return fd;
         bool out_of_ports = errno == EADDRNOTAVAIL || errno == EADDRINUSE;
         if (!out_of_ports || strncmp(host, "127.", 4) != 0 || source == SOURCES_MAX)
-            return -1;
+            die("connect", errno);
         source++;
+        close(fd); /* it may be bound already, and a socket can be bound only once */
     }
 }
 
 /* Begins to connect c to the server. It becomes writable when it is connected, or has failed. */
 static void begin_connect(struct connection *c, const struct addrinfo *address) {
-    int on = 1;
-
     c->begun_at = calloc((size_t)in_flight_max, sizeof *c->begun_at);
     if (c->begun_at == NULL)
         die("calloc", errno);
-    c->fd = socket(address->ai_family, address->ai_socktype, address->ai_protocol);
-    if (c->fd == -1)
-        die("socket", errno);
-    if (set_nonblocking(c->fd) == -1)
-        die("fcntl", errno);
-    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* as in the servers */
-    if (connect_from_free_port(c->fd, address) == -1)
-        die("connect", errno);
+    c->fd = connect_from_free_port(address);
     update_interest(c);
 }
 
