@@ -145,9 +145,16 @@ refuses() {
         printf '```bytes\n%s\n```\n' "$picture"
     } >"$BATS_TEST_TMPDIR/page"
     cat "$BATS_TEST_TMPDIR/page"
-    run tests/lib/pictures "$BATS_TEST_TMPDIR/page"
+    DRAWN=$BATS_FILE_TMPDIR run tests/lib/pictures "$BATS_TEST_TMPDIR/page"
     echo "$output"
     ((status == 1))
     [[ $(grep -o '^/.*line [0-9]*: [a-z ]*' <<<"$output" | sed 's/.*line//') == \
         $' 21: make bytes \n 31: make bytes \n 41: this block names no stage' ]]
+}
+
+@test "bytes.9 Every picture of the bytes in a walkthrough is one that make bytes draws" {
+    local page
+    for page in [0-9][0-9]-*/*.md; do
+        DRAWN=$BATS_FILE_TMPDIR tests/lib/pictures "$page"
+    done
 }

@@ -142,7 +142,3 @@ transcripts_of() {
     done
     return $status
 }
-
-@test "docs.12 Every picture of the bytes in a walkthrough is one that make bytes draws" {
-    each_page tests/lib/pictures
-}
