@@ -84,6 +84,7 @@ transcripts_of() {
 
 @test "docs.1 Every transcript in a walkthrough happens just so" {
     local limit
+    export RUN=$$
     limit=$(ulimit -Hn)
     [[ $limit == unlimited ]] || ((limit >= 2000)) ||
         skip "the sessions of 03 need 2,000 descriptors, and \"ulimit -Hn\" allows $limit"
