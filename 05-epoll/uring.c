@@ -545,7 +545,7 @@ static void open_pool(void) {
     for (int i = 0; i < BUFFERS; i++)
         give_buffer(i);
 
-    /* The kernel needs no thread to wait for our sockets. But if a client sends a hundred urgent
+    /* The kernel needs no thread to wait for our sockets. But if a client sends some 128 urgent
      * bytes and nothing else, a thread of the kernel waits for it, and holds a buffer. BUFFERS such
      * clients would leave no buffer to the others. So we allow one such thread, the least. */
     unsigned threads[2] = {1, 1}; /* for work that ends soon, and for work that may not */
