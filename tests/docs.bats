@@ -6,9 +6,10 @@ cd "$BATS_TEST_DIRNAME/.." || exit
 . tests/lib/shared.bash
 
 # each_page COMMAND...: runs it on every page of the stages at the same time, except STEPS.md; fails if one fails.
+# The sessions of the last stages take longest, so they begin first.
 each_page() {
     local page pid status=0 pids=()
-    for page in [0-9][0-9]-*/*.md; do
+    for page in $(printf '%s\n' [0-9][0-9]-*/*.md | sort -r); do
         [[ $page != */STEPS.md ]] || continue
         "$@" "$page" >"$BATS_TEST_TMPDIR/${page//\//-}" 2>&1 &
         pids+=($!)
