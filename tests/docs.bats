@@ -1,25 +1,9 @@
 #!/usr/bin/env bats
-# The walkthroughs cannot go stale: their sessions are run and compared, their excerpts are looked up in
-# the programs, and their steps are compared with the tests. The tests are compared with the mistakes.
+# The walkthroughs cannot go stale: their excerpts are looked up in the programs, their steps are compared with the
+# tests, and the tests with the mistakes. docs-sessions.bats runs their sessions.
 
 cd "$BATS_TEST_DIRNAME/.." || exit
 . tests/lib/shared.bash
-
-# each_page COMMAND...: runs it on every page of the stages at the same time, except STEPS.md; fails if one fails.
-# The sessions of the last stages take longest, so they begin first.
-each_page() {
-    local page pid status=0 pids=()
-    for page in $(printf '%s\n' [0-9][0-9]-*/*.md | sort -r); do
-        [[ $page != */STEPS.md ]] || continue
-        "$@" "$page" >"$BATS_TEST_TMPDIR/${page//\//-}" 2>&1 &
-        pids+=($!)
-    done
-    for pid in "${pids[@]}"; do
-        wait "$pid" || status=1
-    done
-    cat "$BATS_TEST_TMPDIR"/[0-9][0-9]-*.md
-    return $status
-}
 
 # same_steps STAGE: the headings "### 03.4 ..." of STEPS.md, and the rows "| chat.2 | ..." of the companions' pages,
 # are the titles of the tests, in their order.
@@ -74,26 +58,12 @@ each_stage() {
     return $status
 }
 
-# transcripts_of PAGE: those of uring.md are not run where io_uring is forbidden.
-transcripts_of() {
-    if [[ $1 == */uring.md ]] && ! uring_runs build/05-epoll/uring; then
-        echo "# the sessions of $1 are not run: $REPLY" >&3
-        return
-    fi
-    tests/lib/transcripts "$1"
-}
-
-@test "docs.1 Every transcript in a walkthrough happens just so" {
-    local limit
-    export RUN=$$
-    limit=$(ulimit -Hn)
-    [[ $limit == unlimited ]] || ((limit >= 2000)) ||
-        skip "the sessions of 03 need 2,000 descriptors, and \"ulimit -Hn\" allows $limit"
-    each_page transcripts_of
-}
-
 @test "docs.2 Every excerpt in a walkthrough stands in its program, word for word" {
-    each_page tests/lib/excerpts
+    local page status=0
+    for page in [0-9][0-9]-*/*.md; do
+        [[ $page == */STEPS.md ]] || tests/lib/excerpts "$page" || status=1
+    done
+    return $status
 }
 
 @test "docs.3 Every step of a walkthrough is a test, and every test a step" {
