@@ -15,8 +15,7 @@
  * Start reading at serve(), then add_entry(), update_entry() and remove_entry().
  *
  * Watch for: poll() reports POLLHUP and POLLERR though we never ask for them. And, as in 03, an
- * entry has POLLOUT only while the connection owes something, or poll() would return at once, every
- * time.
+ * entry has POLLOUT only while the connection owes something, or poll() would never sleep.
  *
  * Left out on purpose: a way to avoid handing the whole array to the kernel and back in each turn
  * (stage 05), and closing clients that have gone quiet (stage 06).

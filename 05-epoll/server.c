@@ -5,10 +5,9 @@
  *
  * New in stage 05, in two steps. First, epoll: the array of 04 moves into the kernel. epoll_ctl()
  * changes it there. epoll_wait() returns only what is ready, each event with the pointer that we
- * left there, so the map from descriptors to connections goes. Second, every change of what we wait
- * for now costs a call. So we send at once, and wait until a socket is writable only if something
- * is left over. Start reading at serve(), then update_interest(), and the last line of
- * fill_queue().
+ * left there, so we need no map from descriptors to connections. Second, every change of what we
+ * wait for now costs a call. So we send at once, and wait until a socket is writable only if
+ * something is left over. Start at serve(), update_interest(), and the last line of fill_queue().
  *
  * Watch for: a message costs the same beside ten idle clients and beside ten thousand. Still, as in
  * 03 and 04, an idle connection must not wait for EPOLLOUT: epoll_wait() would return at once.

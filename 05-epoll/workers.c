@@ -12,9 +12,9 @@
  * see all that is different, run "diff server.c workers.c".
  *
  * Watch for: variables that change after the start. Each of them, except that flag, exists once per
- * thread (_Thread_local). If you forget one, such as the buffer, clients get each
- * other's bytes, but only under load. And SO_REUSEPORT lets a second server join the first without
- * an error. Therefore main() begins with a listener that does not have this option.
+ * thread (_Thread_local). If you forget one, such as the buffer, clients get each other's bytes, but
+ * only under load. And SO_REUSEPORT lets a second server join the first without an error. Therefore
+ * main() begins with a listener that does not have this option.
  *
  * Left out on purpose: pinning threads to cores, and moving a client to a thread that has less to
  * do. The kernel chooses the thread when the client connects, and does not know how busy it is.
