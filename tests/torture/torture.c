@@ -48,7 +48,7 @@
 enum {
     PATIENCE = 10,       /* seconds that a client of ours waits for a byte; times SLOW */
     WINDOW = 5,          /* milliseconds: a program with nothing to do sleeps at least this long */
-    SPIN_MAX = 1000,     /* milliseconds without such a sleep after which a program spins */
+    SPIN_MAX = 300,      /* milliseconds of a core without such a sleep: it spins */
     OCCURRENCES = 5,     /* the first calls of each kind that fail, one in each run */
     WAITS_TRIED = 20,    /* the same for the calls that wait, when they are interrupted */
     PAIRS = 80,          /* runs with two faults, for each program */
@@ -514,17 +514,20 @@ static bool sleeps(unsigned long long *ran) {
     return all;
 }
 
-/* Does it run though it has nothing to do? No, if it sleeps through one WINDOW. This does not depend
- * on how busy the machine is: a program that waits for a core does not sleep. */
+/* Does it run though it has nothing to do? No, if it sleeps through one WINDOW. What it may use until
+ * then is time on a core, not time on the clock: on a busy machine a program waits for its core. */
 static bool spins(void) {
-    for (double deadline = seconds() + SPIN_MAX / 1000.0; seconds() < deadline;) {
-        unsigned long long before, after;
+    double deadline = seconds() + PATIENCE * slow;
+    unsigned long long first, before, after;
+
+    sleeps(&first);
+    do {
         bool calm = sleeps(&before);
 
         nap(WINDOW / 1000.0);
         if (sleeps(&after) && calm && after == before)
             return false;
-    }
+    } while (after < first + SPIN_MAX * 1000000ULL && seconds() < deadline);
     return true;
 }
 
