@@ -100,6 +100,8 @@ struct server {
     long memory;     /* KiB, after the first round */
     unsigned long lines, begun;
     unsigned long long echoed;
+    bool one_by_one; /* it serves a client only when the one before has left */
+    double progress; /* when a byte came back last, to any of its clients */
     size_t line_length;
     char line[LINE_SIZE]; /* the last one, which is not complete yet */
     char kept[LINES_KEPT][LINE_SIZE];
@@ -249,6 +251,7 @@ static void start_server(struct server *s, char *command) {
     int log[2];
 
     s->command = command;
+    s->one_by_one = strstr(command, "01-blocking/server") != NULL;
     for (char *word = strtok(copy, " "); word != NULL && count < 18; word = strtok(NULL, " "))
         words[count++] = word;
     words[count] = "0"; /* any free port */
@@ -343,6 +346,12 @@ static void send_some(struct server *s, struct client *c) {
     }
 }
 
+/* How long a client has waited for a byte, in seconds. Where clients are served one by one, it waits as
+ * long as others are served, and rightly so. */
+static double waited(const struct server *s, const struct client *c) {
+    return seconds() - (s->one_by_one && s->progress > c->progress ? s->progress : c->progress);
+}
+
 /* Returns false when the client is done. */
 static bool receive_some(struct server *s, struct client *c) {
     unsigned char buffer[CHUNK];
@@ -363,7 +372,7 @@ static bool receive_some(struct server *s, struct client *c) {
                  c->received + i, buffer[i], pattern(c, c->received + i));
     c->received += (size_t)received;
     s->echoed += (unsigned long long)received;
-    c->progress = seconds();
+    c->progress = s->progress = seconds();
     return received > 0;
 }
 
@@ -391,7 +400,7 @@ static void serve_client(struct server *s, struct client *c, short ready) {
         shutdown(c->fd, SHUT_WR);
         c->half_closed = true;
     }
-    if (seconds() > c->progress + PATIENCE * slow)
+    if (waited(s, c) > PATIENCE * slow)
         fail(s, "client %lu: nothing came for %g s, after %zu of %zu bytes", c->number,
              PATIENCE * slow, c->received, c->total);
 }
