@@ -129,7 +129,7 @@ least_run_time() {
 
 # bats test_tags=wording
 @test "05.20 The log reports an empty queue only after something was left over" {
-    local client
+    local client before
 
     start_server
     expected "no log line about a queue for small messages, because send() accepts them whole"
@@ -141,9 +141,10 @@ least_run_time() {
     log_lacks "output queue"
     expected "the log line of this step after a client has read what was left over"
     tell fill 64M
-    log_lacks "output queue for $client is empty"
+    # It may be there already: the kernel's buffers grow while they are filled, and take what was left over.
+    before=$(grep -c "output queue for $client is empty" "$server_log" || :)
     tell drain
-    wait_for_log "output queue for $client is empty"$'\n'
+    wait_for_log "output queue for $client is empty"$'\n' $((before + 1))
 }
 
 # ---- Client ----------------------------------------------------------------------------------

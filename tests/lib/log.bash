@@ -43,7 +43,10 @@ log_mentions() {
 
 # wait_for_log TEXT [N]: waits until the log holds TEXT N times (1). Ends the test at the deadline.
 wait_for_log() {
-    wait_until "the log to say \"${1%$'\n'}\"${2:+ ($2 times)}" log_has "$@"
+    local times=
+
+    ((${2:-1} == 1)) || times=" ($2 times)"
+    wait_until "the log to say \"${1%$'\n'}\"$times" log_has "$@"
 }
 
 # log_lacks TEXT: ends the test if the log holds TEXT.
