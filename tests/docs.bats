@@ -103,8 +103,15 @@ each_stage() {
     done
 }
 
-@test "docs.10 Every measured figure in a text is that of the record" {
+@test "docs.10 Every measured figure in a text, and every chart, is that of the record" {
+    local chart
+
     tests/bench/figures
+    awk -v record=tests/bench/record.tsv -v directory="$BATS_TEST_TMPDIR" \
+        -f tests/bench/statistics.awk -f tests/bench/charts.awk
+    for chart in tests/bench/*.svg; do
+        cmp "$chart" "$BATS_TEST_TMPDIR/${chart##*/}"
+    done
 }
 
 @test "docs.11 The patches of make bench fit their programs" {

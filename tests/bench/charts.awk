@@ -26,13 +26,13 @@ BEGIN {
     # Without those whose lines would lie on that of epoll. blocking has no line, but a single point.
     drawn = "^(plain|nonblocking|select|poll|epoll|threads|workers|uring)$"
     if (read_points("load", "cpu", drawn))
-        chart("load-cpu", "CPU time per message", "clients, which all send", "microseconds per message")
+        chart("load-cpu", "CPU time when all clients send", "clients", "microseconds per message")
     if (read_points("load", "rate", drawn))
-        chart("load-rate", "Messages per second", "clients, which all send", "messages per second")
+        chart("load-rate", "Throughput when all clients send", "clients", "messages per second")
     if (read_points("peers", "rate"))
-        chart("peers", "Messages per second with libraries", "clients, which all send", "messages per second")
+        chart("peers", "Throughput of a server on each library", "clients", "messages per second")
     if (read_buffers())
-        chart("buffers", "Messages of 64 KiB per second by size of the receive buffer", "KiB of receive buffer",
+        chart("buffers", "Throughput of 64-KiB messages on four connections", "KiB of receive buffer",
             "messages per second")
 }
 
