@@ -116,7 +116,7 @@ each_stage() {
 
 @test "docs.11 The patches of make bench fit their programs" {
     local patch status=0
-    for patch in tests/bench/client.patch tests/bench/choices/*.patch; do
+    for patch in tests/bench/client.patch tests/bench/{choices,peers}/*.patch; do
         patch --dry-run --batch --forward -o /dev/null "$(sed -n 's:^--- a/::p' "$patch")" "$patch" || status=1
     done
     return $status

@@ -13,7 +13,7 @@ BEGIN {
     GREY = "#767d86"
     split("epoll #2f81f7 poll #d9730d select #b58900 nonblocking #e5534b edge #8957e5 threads #2da44e " \
         "callbacks #c2518f workers #0f9d9d uring #a0694b timeouts #6b8e23 libev #2da44e libevent #d9730d " \
-        "libuv #8957e5 asyncio #e5534b", words, " ")
+        "libuv #8957e5 libuv-one-buffer #c2518f asyncio #e5534b", words, " ")
     for (i = 1; i in words; i += 2)
         colour[words[i]] = words[i + 1]
 

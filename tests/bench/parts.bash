@@ -18,7 +18,7 @@ command_of() {
     workers-?) command=(build/05-epoll/workers -q -j "${1#workers-}" 0) ;;
     edge | callbacks | workers | uring) command=(build/05-epoll/"$1" -q 0) ;;
     asyncio) command=(python3 -I tests/bench/peers/asyncio.py) ;;
-    plain | libev | libevent | libuv) command=(build/bench/"$1") ;;
+    plain | libev | libevent | libuv | libuv-one-buffer) command=(build/bench/"$1") ;;
     *) command=(build/bench/choices/"$1" -q 0) ;;
     esac
 }
@@ -193,6 +193,11 @@ build_peers() {
             leave_out "$name: there is no library to build it with (on Debian: apt-get install ${packages[$name]})"
         fi
     done
+    if in_list libuv "${peers[@]}"; then
+        patch -s -o build/bench/libuv-one-buffer.c tests/bench/peers/libuv.c tests/bench/peers/libuv-one-buffer.patch &&
+            compile build/bench/libuv-one-buffer.c -o build/bench/libuv-one-buffer -luv || return
+        peers+=(libuv-one-buffer)
+    fi
     if command -v python3 >/dev/null && python3 -I -c 'import asyncio' 2>/dev/null; then
         peers+=(asyncio)
     else
