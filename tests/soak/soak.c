@@ -349,7 +349,11 @@ static void send_some(struct server *s, struct client *c) {
 /* How long a client has waited for a byte, in seconds. Where clients are served one by one, it waits as
  * long as others are served, and rightly so. */
 static double waited(const struct server *s, const struct client *c) {
-    return seconds() - (s->one_by_one && s->progress > c->progress ? s->progress : c->progress);
+    double since = c->progress;
+
+    if (s->one_by_one && s->progress > since)
+        since = s->progress;
+    return seconds() - since;
 }
 
 /* Returns false when the client is done. */
